@@ -1,0 +1,149 @@
+"""Pixels as the image tower takes them. Free of torch, so that decoding scales with the workers.
+
+The steps are cn_clip's own `image_transform`, in its order: resize to a square (squash, bicubic)
+in the image's own mode, then convert to RGB. Before them an image is made what a viewer shows:
+upright by its EXIF orientation, and 16-bit samples scaled to 8 bits, where cn_clip would clip
+them to white.
+"""
+
+import hashlib
+import io
+import json
+import warnings
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageOps
+
+MAX_PIXELS: Final = 89_478_485
+"""Pillow's own limit against decompression bombs: 256 MiB of RGB."""
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""What is decoded; the plugins of rarer formats are a risk and no gain."""
+
+# The statistics of OpenAI's CLIP, which Chinese CLIP keeps.
+MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
+STD: Final = (0.26862954, 0.26130258, 0.27577711)
+
+
+class BadImageError(Exception):
+    """An image that cannot be encoded.
+
+    Attributes:
+        reason: a stable word: `empty`, `not_an_image`, `truncated`, `too_many_pixels`.
+        message: what is wrong, for people.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pixels are prepared for one image tower."""
+
+    input_size: int
+    """Side of the square input, in pixels."""
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits; equal only if the same file gives the same pixels."""
+        steps = {
+            "input_size": self.input_size,
+            "orientation": "exif",
+            "wide_samples": "scale",
+            "resize": "squash-bicubic",
+            "mean": MEAN,
+            "std": STD,
+        }
+        return hashlib.sha256(json.dumps(steps, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """Pixels ready for the tower, and the size of the image they came from."""
+
+    pixels: npt.NDArray[np.uint8]
+    """RGB, shape [input_size, input_size, 3]."""
+    width: int
+    """Of the upright image, in pixels."""
+    height: int
+
+
+def prepare(encoded: bytes, preprocessing: Preprocessing) -> PreparedImage:
+    """Decode an image in full, check it and bring it to the tower's size.
+
+    Raises:
+        BadImageError: it is empty, no image, cut short, or has too many pixels.
+    """
+    image = _decode(encoded)
+    return PreparedImage(squash(image, preprocessing), image.width, image.height)
+
+
+def squash(image: Image.Image, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """Return a decoded image as uint8 RGB of shape [input_size, input_size, 3]."""
+    side = (preprocessing.input_size, preprocessing.input_size)
+    # Resize before the conversion: cn_clip's order, which matters for palettes, alpha and CMYK.
+    resized = image.resize(side, Image.Resampling.BICUBIC)
+    return np.asarray(resized.convert("RGB"), dtype=np.uint8)
+
+
+def _decode(encoded: bytes) -> Image.Image:
+    if not encoded:
+        raise BadImageError("empty", "the file is empty")
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns at its limit and raises at twice that; here the limit is the limit.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise BadImageError("too_many_pixels", _pixel_limit(str(error))) from error
+    except Exception as error:  # decoders raise nearly anything on hostile bytes
+        raise BadImageError(
+            "not_an_image", f"not an image of a known format ({', '.join(FORMATS)})"
+        ) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImageError("too_many_pixels", _pixel_limit(f"{image.width} x {image.height}"))
+    try:
+        image.load()
+        return _upright(_eight_bit(image))
+    except Exception as error:
+        reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
+        raise BadImageError(reason, f"the image cannot be decoded: {error}") from error
+
+
+def _pixel_limit(found: str) -> str:
+    return f"too many pixels: {found}; at most {MAX_PIXELS} are allowed"
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Scale 16-bit, 32-bit and float grayscale to 8 bits; leave every other mode alone."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    samples = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(samples).all():
+        raise ValueError("it holds samples that are not finite")
+    if image.mode.startswith("F") and samples.max(initial=0.0) <= 1.0:
+        scale = 255.0
+    elif samples.max(initial=0.0) > 65535.0:
+        scale = 255.0 / samples.max()
+    else:
+        scale = 255.0 / 65535.0
+    eight = Image.fromarray(np.clip(np.rint(samples * scale), 0, 255).astype(np.uint8))
+    eight.info.update(image.info)
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    if orientation is not None:
+        eight.getexif()[ExifTags.Base.Orientation] = orientation
+    return eight
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (ArithmeticError, LookupError, OSError, SyntaxError, TypeError, ValueError):
+        # The orientation is unreadable; the pixels are fine, and viewers show them as they lie.
+        return image
