@@ -1,0 +1,1 @@
+"""The embedding service: text and image towers behind a dynamic batcher."""

@@ -1,0 +1,1 @@
+"""Ingest: bucket events to Celery tasks to vectors, and the proof that nothing is missing."""

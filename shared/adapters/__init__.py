@@ -1,0 +1,1 @@
+"""The ports, fulfilled: object store, vector store, encoder."""

@@ -1,4 +1,4 @@
-"""Text as the towers take it: limits and normalisers. Free of torch, so that any service may check."""
+"""Text as the towers take it: limits and normalisers. Free of torch: any service may check."""
 
 import unicodedata
 from collections.abc import Callable

@@ -1,0 +1,80 @@
+"""Putting files into a bucket, several at a time."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import urllib3
+from minio import Minio
+from minio.error import MinioException
+
+from cra.shared.adapters.object_store import encode_metadata
+
+PARALLEL: Final = 8
+
+SUFFIXES: Final = {
+    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp",
+}  # fmt: skip
+"""Files that a folder is searched for; a file that is named by itself is always put."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One file and the key it gets."""
+
+    file: Path
+    key: str
+
+
+def find_uploads(paths: Iterable[Path], prefix: str = "") -> list[Upload]:
+    """List the files to put: those named, and the images below the folders named.
+
+    A file below a folder keeps its path from that folder on.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+    """
+    uploads = []
+    for path in paths:
+        if path.is_dir():
+            uploads += [
+                Upload(file, prefix + file.relative_to(path).as_posix())
+                for file in sorted(path.rglob("*"))
+                if file.suffix.lower() in SUFFIXES and file.is_file()
+            ]
+        elif path.is_file():
+            uploads.append(Upload(path, prefix + path.name))
+        else:
+            raise FileNotFoundError(f"{path} does not exist")
+    return uploads
+
+
+def put_all(
+    client: Minio,
+    bucket: str,
+    uploads: Iterable[Upload],
+    metadata: dict[str, str],
+    progress: Callable[[Upload], None],
+) -> list[tuple[Upload, str]]:
+    """Put files into a bucket, `PARALLEL` at a time.
+
+    Returns:
+        the files that could not be put, each with what went wrong.
+    """
+    headers: dict[str, Any] = encode_metadata(metadata)
+    problems = []
+
+    def put(upload: Upload) -> None:
+        client.fput_object(bucket, upload.key, str(upload.file), metadata=headers)
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        running = {pool.submit(put, upload): upload for upload in uploads}
+        for future in as_completed(running):
+            try:
+                future.result()
+            except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+                problems.append((running[future], str(error)))
+            progress(running[future])
+    return problems

@@ -1,0 +1,32 @@
+"""Runs the embedding service."""
+
+from cra.embedding.v1 import embedding_pb2_grpc as pb_grpc
+from cra.services.embedding.servicer import EmbeddingServicer
+from cra.services.embedding.towers import TowerProcesses
+from cra.shared.adapters.remote_encoder import SERVICE
+from cra.shared.server import Server
+from cra.shared.settings import Settings
+from cra.shared.telemetry import configure_logging
+
+
+def main() -> None:
+    """Load the towers, serve until SIGTERM, drain."""
+    settings = Settings()
+    configure_logging("embedding", settings.log_format, settings.log_level)
+    towers = TowerProcesses(settings)
+    servicer = EmbeddingServicer(towers, settings)
+    server = Server(
+        settings,
+        SERVICE,
+        settings.embedding_port,
+        add=lambda server: pb_grpc.add_EmbeddingServiceServicer_to_server(servicer, server),
+        ready=servicer.check,
+        tokens={SERVICE: settings.service_token.get_secret_value()},
+    )
+    server.run()
+    servicer.close()
+    towers.close()
+
+
+if __name__ == "__main__":
+    main()

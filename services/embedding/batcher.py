@@ -1,0 +1,148 @@
+"""Dynamic batching: calls at the same time share one forward pass.
+
+While a batch is being encoded, what arrives waits in a bounded line; the next batch takes as many
+as fit. There is no timer: an idle tower starts at once, a busy one finds fuller batches.
+"""
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from cra.shared.errors import DeadlineExceededError, ResourceExhaustedError, UnavailableError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Encoded(Generic[Result]):
+    """A result and how long it took, in seconds."""
+
+    value: Result
+    queue: float
+    encode: float
+
+
+@dataclass(order=True)
+class _Waiting(Generic[Item, Result]):
+    priority: int
+    number: int
+    item: Item = field(compare=False)
+    deadline: float = field(compare=False)
+    future: "Future[Encoded[Result]]" = field(compare=False)
+    since: float = field(compare=False)
+
+
+class Batcher(Generic[Item, Result]):
+    """A line in front of one tower.
+
+    Args:
+        encode: encodes a batch, one result for each item, in order. It runs on one thread of
+            this batcher. What it raises is raised to the callers of that batch alone.
+        max_batch: most items in one batch.
+        max_queue: most items in line.
+        name: of the tower, for messages.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Sequence[Item]], Sequence[Result]],
+        max_batch: int,
+        max_queue: int,
+        name: str,
+    ) -> None:
+        self._encode = encode
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._name = name
+        self._line: list[_Waiting[Item, Result]] = []
+        self._numbers = itertools.count()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._seconds_an_item = 0.0
+        self.last_success = float("-inf")
+        """`time.monotonic()` when a batch was last encoded."""
+        self._thread = threading.Thread(target=self._run, name=f"batch-{name}", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self, items: Sequence[Item], deadline: float, priority: int = 0
+    ) -> "list[Future[Encoded[Result]]]":
+        """Put items in line, all or none.
+
+        Args:
+            items: what to encode.
+            deadline: `time.monotonic()` after which nobody waits for the answer.
+            priority: lower goes first.
+
+        Raises:
+            ResourceExhaustedError: they do not fit in the line.
+            UnavailableError: the batcher is closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise UnavailableError(f"the {self._name} tower is shutting down")
+            if len(self._line) + len(items) > self._max_queue:
+                wait = max(0.1, len(self._line) * self._seconds_an_item)
+                raise ResourceExhaustedError(
+                    f"{len(self._line)} {self._name}s are waiting already; "
+                    f"at most {self._max_queue} may",
+                    retry_after=wait,
+                )
+            now = time.monotonic()
+            waiting: list[_Waiting[Item, Result]] = [
+                _Waiting(priority, next(self._numbers), item, deadline, Future(), now)
+                for item in items
+            ]
+            for entry in waiting:
+                heapq.heappush(self._line, entry)
+            self._changed.notify()
+        return [entry.future for entry in waiting]
+
+    def close(self) -> None:
+        """Encode what is in line, then end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            start = time.monotonic()
+            try:
+                results = self._encode([entry.item for entry in batch])
+                answered = list(zip(batch, results, strict=True))
+            except Exception as error:  # goes to the callers, whatever it is
+                for entry in batch:
+                    entry.future.set_exception(error)
+                continue
+            took = time.monotonic() - start
+            self._seconds_an_item = took / len(batch)
+            self.last_success = time.monotonic()
+            for entry, result in answered:
+                entry.future.set_result(Encoded(result, start - entry.since, took))
+
+    def _next_batch(self) -> list[_Waiting[Item, Result]]:
+        """Wait for work; an empty batch means the end."""
+        with self._changed:
+            while True:
+                batch: list[_Waiting[Item, Result]] = []
+                while self._line and len(batch) < self._max_batch:
+                    entry = heapq.heappop(self._line)
+                    # Dead requests cost nothing: the caller hung up, or its deadline passed.
+                    if not entry.future.set_running_or_notify_cancel():
+                        continue
+                    if entry.deadline < time.monotonic():
+                        entry.future.set_exception(
+                            DeadlineExceededError(f"waited too long for the {self._name} tower")
+                        )
+                        continue
+                    batch.append(entry)
+                if batch or self._closed:
+                    return batch
+                self._changed.wait()

@@ -1,0 +1,219 @@
+"""The embedding service's calls: check, put in line, wait, answer."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, Final, TypeVar
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from google.protobuf import duration_pb2
+
+from cra.embedding.v1 import embedding_pb2 as pb
+from cra.embedding.v1 import embedding_pb2_grpc as pb_grpc
+from cra.services.embedding.batcher import Batcher, Encoded
+from cra.services.embedding.towers import Towers
+from cra.shared.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+)
+from cra.shared.model.pixels import BadImageError, Preprocessing, prepare
+from cra.shared.model.text import check_text
+from cra.shared.settings import Settings
+
+MAX_TEXTS: Final = 256
+MAX_IMAGES: Final = 64
+MAX_IMAGE_BYTES: Final = 10 * 2**20
+LONGEST_WAIT: Final = 600.0
+"""Seconds; for callers without a deadline."""
+PROOF_LASTS: Final = 10.0
+"""Seconds for which an encoded batch shows that a tower works."""
+
+Result = TypeVar("Result")
+Pixels = npt.NDArray[np.uint8]
+Vector = npt.NDArray[np.float32]
+
+
+class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
+    """See proto/cra/embedding/v1."""
+
+    def __init__(self, towers: Towers, settings: Settings) -> None:
+        self._towers = towers
+        self._preprocessing = Preprocessing(towers.info.input_size)
+        self._texts: Batcher[str, tuple[Vector, bool]] = Batcher(
+            towers.encode_texts, settings.max_batch, settings.max_queue, "text"
+        )
+        self._images: Batcher[Pixels, Vector] = Batcher(
+            towers.encode_images, settings.max_batch, settings.max_queue, "image"
+        )
+        self._decoders = ThreadPoolExecutor(2, "decode")
+
+    def close(self) -> None:
+        """Encode what is in line, then end."""
+        self._decoders.shutdown()
+        self._texts.close()
+        self._images.close()
+
+    def check(self) -> None:
+        """Return if both towers have just encoded something; otherwise make them do it."""
+        now = time.monotonic()
+        side = self._preprocessing.input_size
+        if self._texts.last_success < now - PROOF_LASTS:
+            self._texts.submit(["建筑"], now + LONGEST_WAIT)[0].result()
+        if self._images.last_success < now - PROOF_LASTS:
+            blank = np.zeros((side, side, 3), np.uint8)
+            self._images.submit([blank], now + LONGEST_WAIT)[0].result()
+
+    def EmbedTexts(
+        self, request: pb.EmbedTextsRequest, context: grpc.ServicerContext
+    ) -> pb.EmbedTextsResponse:
+        _check_count("texts", len(request.texts), MAX_TEXTS)
+        info = self._towers.info
+        if request.text_release not in {"", info.release}:
+            raise NotFoundError(f"there is no text release {request.text_release!r}")
+        for number, text in enumerate(request.texts):
+            check_text(text, f"texts[{number}]")
+        deadline = _deadline(context)
+        encoded = _wait(self._texts.submit(list(request.texts), deadline), deadline, context)
+        return pb.EmbedTextsResponse(
+            embeddings=[
+                pb.TextEmbedding(vector=_bytes(one.value[0]), truncated=one.value[1])
+                for one in encoded
+            ],
+            text_release=info.release,
+            image_tower=info.image_tower,
+            dimension=info.dimension,
+            timing=_timing(encoded),
+        )
+
+    def EmbedImages(
+        self, request: pb.EmbedImagesRequest, context: grpc.ServicerContext
+    ) -> pb.EmbedImagesResponse:
+        _check_count("items", len(request.items), MAX_IMAGES)
+        for number, item in enumerate(request.items):
+            self._check_item(item, f"items[{number}]")
+        deadline = _deadline(context)
+        prepared = list(self._decoders.map(self._prepare, request.items))
+        good = [one for one in prepared if not isinstance(one, BadImageError)]
+        priority = 1 if request.priority == pb.PRIORITY_BULK else 0
+        encoded = _wait(self._images.submit(good, deadline, priority), deadline, context)
+        vectors = iter(encoded)
+        info = self._towers.info
+        return pb.EmbedImagesResponse(
+            results=[
+                pb.ImageResult(error=pb.ImageError(reason=one.reason, message=one.message))
+                if isinstance(one, BadImageError)
+                else pb.ImageResult(embedding=pb.ImageEmbedding(vector=_bytes(next(vectors).value)))
+                for one in prepared
+            ],
+            image_tower=info.image_tower,
+            dimension=info.dimension,
+            text_release=info.release,
+            timing=_timing(encoded),
+        )
+
+    def ListModels(
+        self, request: pb.ListModelsRequest, context: grpc.ServicerContext
+    ) -> pb.ListModelsResponse:
+        info = self._towers.info
+        return pb.ListModelsResponse(
+            image_tower=pb.ImageTower(
+                name=info.name,
+                fingerprint=info.image_tower,
+                dimension=info.dimension,
+                input_size=info.input_size,
+                preprocessing=info.preprocessing,
+            ),
+            releases=[
+                pb.TextRelease(
+                    name=info.release,
+                    active=True,
+                    normalizer=info.normalizer,
+                    image_tower=info.image_tower,
+                )
+            ],
+            runtime="torch",
+            device=info.device,
+            precision=info.precision,
+        )
+
+    def _check_item(self, item: pb.ImageItem, field: str) -> None:
+        content = item.WhichOneof("content")
+        if content is None:
+            raise InvalidArgumentError(field, "holds neither encoded bytes nor pixels")
+        if content == "encoded":
+            if len(item.encoded) > MAX_IMAGE_BYTES:
+                raise InvalidArgumentError(
+                    f"{field}.encoded",
+                    f"has {len(item.encoded)} bytes; at most {MAX_IMAGE_BYTES} are allowed",
+                )
+            return
+        if item.pixels.preprocessing != self._preprocessing.fingerprint:
+            raise FailedPreconditionError(
+                f"{field}.pixels: prepared for another image tower; ask ListModels and prepare "
+                "them again"
+            )
+        side = self._preprocessing.input_size
+        if len(item.pixels.data) != side * side * 3:
+            raise InvalidArgumentError(
+                f"{field}.pixels.data",
+                f"has {len(item.pixels.data)} bytes; {side} x {side} x 3 are needed",
+            )
+
+    def _prepare(self, item: pb.ImageItem) -> Pixels | BadImageError:
+        if item.HasField("pixels"):
+            side = self._preprocessing.input_size
+            return np.frombuffer(item.pixels.data, np.uint8).reshape(side, side, 3)
+        try:
+            return prepare(item.encoded, self._preprocessing).pixels
+        except BadImageError as error:
+            return error
+
+
+def _check_count(field: str, count: int, most: int) -> None:
+    if not 1 <= count <= most:
+        raise InvalidArgumentError(field, f"has {count} entries; 1 to {most} are allowed")
+
+
+def _deadline(context: grpc.ServicerContext) -> float:
+    remaining = context.time_remaining()
+    return time.monotonic() + min(LONGEST_WAIT, remaining or LONGEST_WAIT)
+
+
+def _wait(
+    pending: "Sequence[Future[Encoded[Result]]]", deadline: float, context: Any
+) -> list[Encoded[Result]]:
+    """Wait for all; when the caller hangs up, what is still in line leaves it."""
+
+    def hang_up() -> None:
+        for future in pending:
+            future.cancel()
+
+    if not context.add_callback(hang_up):
+        hang_up()
+        raise DeadlineExceededError("the call has ended already")
+    try:
+        return [future.result(max(0.0, deadline - time.monotonic())) for future in pending]
+    except FutureTimeoutError as error:
+        raise DeadlineExceededError("the deadline passed before the answer was ready") from error
+
+
+def _bytes(vector: Vector) -> bytes:
+    return vector.astype("<f4").tobytes()
+
+
+def _timing(encoded: Sequence[Encoded[Any]]) -> pb.Timing:
+    return pb.Timing(
+        queue=_duration(max((one.queue for one in encoded), default=0.0)),
+        encode=_duration(max((one.encode for one in encoded), default=0.0)),
+    )
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    duration = duration_pb2.Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration

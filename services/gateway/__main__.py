@@ -1,0 +1,46 @@
+"""Runs the gateway."""
+
+from cra.search.v1 import search_pb2_grpc as pb_grpc
+from cra.services.gateway.paging import PageTokens
+from cra.services.gateway.search import SearchEngine
+from cra.services.gateway.servicer import SearchServicer
+from cra.shared.adapters.object_store import S3ObjectStore
+from cra.shared.adapters.remote_encoder import RemoteEncoder
+from cra.shared.adapters.vector_store import MilvusVectorStore
+from cra.shared.server import Server
+from cra.shared.settings import Settings
+from cra.shared.telemetry import configure_logging
+
+
+def main() -> None:
+    """Serve until SIGTERM, drain."""
+    settings = Settings()
+    configure_logging("gateway", settings.log_format, settings.log_level)
+    encoder = RemoteEncoder(
+        settings.embedding_target,
+        settings.service_token.get_secret_value(),
+        settings.encode_timeout,
+    )
+    vectors = MilvusVectorStore(settings)
+    engine = SearchEngine(
+        encoder,
+        vectors,
+        S3ObjectStore(settings),
+        PageTokens(settings.page_key.get_secret_value()),
+    )
+    servicer = SearchServicer(engine, settings.max_calls)
+    server = Server(
+        settings,
+        "cra.search.v1.SearchService",
+        settings.gateway_port,
+        add=lambda server: pb_grpc.add_SearchServiceServicer_to_server(servicer, server),
+        ready=engine.check,
+    )
+    server.run()
+    servicer.close()
+    vectors.close()
+    encoder.close()
+
+
+if __name__ == "__main__":
+    main()

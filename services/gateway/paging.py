@@ -1,0 +1,68 @@
+"""Page tokens: signed, and bound to query, release, collection and the last hit."""
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+from cra.shared.errors import InvalidArgumentError
+
+_SIGNATURE_BYTES: Final = 16
+_MAX_TOKEN: Final = 8192
+
+
+@dataclass(frozen=True)
+class Position:
+    """The last hit of a page."""
+
+    rank: int
+    score: float
+    image_id: str
+    text_release: str
+    """The release that encoded the query; the next page uses it again."""
+
+
+class PageTokens:
+    """Makes and reads page tokens.
+
+    Args:
+        key: signs them; gateways that share it read each other's. Empty: one is made up.
+    """
+
+    def __init__(self, key: str = "") -> None:
+        self._key = key.encode() or secrets.token_bytes(32)
+
+    def make(self, digest: bytes, image_tower: str, position: Position) -> str:
+        """Return the token for the page after `position`."""
+        payload = json.dumps(
+            [position.rank, position.score, position.image_id, position.text_release],
+            ensure_ascii=False,
+        ).encode()
+        signature = self._sign(digest, image_tower, payload)
+        return base64.urlsafe_b64encode(signature + payload).decode()
+
+    def read(self, token: str, digest: bytes, image_tower: str) -> Position:
+        """Return the position in a token.
+
+        Raises:
+            InvalidArgumentError: it is damaged, forged, or made for another query or collection.
+        """
+        try:
+            raw = base64.b64decode(token[:_MAX_TOKEN].encode(), altchars=b"-_", validate=True)
+        except ValueError as error:
+            raise InvalidArgumentError("page_token", "is not a page token") from error
+        signature, payload = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
+        if not hmac.compare_digest(signature, self._sign(digest, image_tower, payload)):
+            raise InvalidArgumentError(
+                "page_token", "does not fit: it belongs to another query, release or collection"
+            )
+        return Position(*json.loads(payload))
+
+    def _sign(self, digest: bytes, image_tower: str, payload: bytes) -> bytes:
+        # Fixed-length parts first, so that no two inputs run together.
+        tower = hashlib.sha256(image_tower.encode()).digest()
+        whole = hmac.new(self._key, digest + tower + payload, hashlib.sha256)
+        return whole.digest()[:_SIGNATURE_BYTES]

@@ -1,0 +1,163 @@
+"""A search request, checked: what is wrong with it is said here, field by field."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from cra.search.v1 import search_pb2 as pb
+from cra.shared.domain import ObjectRef, SearchFilter
+from cra.shared.errors import InvalidArgumentError
+from cra.shared.model.text import check_text
+
+DEFAULT_TOP_K: Final = 20
+MAX_TOP_K: Final = 200
+MAX_RESULTS: Final = 1000
+MAX_TERMS: Final = 16
+MAX_WEIGHT: Final = 100.0
+MAX_IMAGE_BYTES: Final = 10 * 2**20
+MAX_BUCKETS: Final = 64
+MAX_PREFIX_BYTES: Final = 1024
+MAX_METADATA_NAMES: Final = 16
+MAX_METADATA_VALUES: Final = 64
+MAX_REQUEST_ID: Final = 128
+
+
+@dataclass(frozen=True)
+class Term:
+    """One signed part of a query."""
+
+    content: str | bytes | ObjectRef
+    """A text, an encoded image, or an image of the index."""
+    weight: float
+    field: str
+    """Where it stands in the request, for errors."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A search request within all limits."""
+
+    terms: tuple[Term, ...]
+    top_k: int
+    min_score: float | None
+    where: SearchFilter
+    text_release: str
+    page_token: str
+    include_url: bool
+    include_query_images: bool
+    digest: bytes
+    """Of all that decides the ranking; a page token belongs to one."""
+
+
+def parse(request: pb.SearchRequest) -> Query:
+    """Check a request.
+
+    Raises:
+        InvalidArgumentError: names the field and its limit.
+    """
+    if len(request.request_id) > MAX_REQUEST_ID:
+        raise InvalidArgumentError(
+            "request_id",
+            f"has {len(request.request_id)} characters; at most {MAX_REQUEST_ID} are allowed",
+        )
+    if len(request.terms) > MAX_TERMS:
+        raise InvalidArgumentError(
+            "terms", f"has {len(request.terms)} entries; at most {MAX_TERMS} are allowed"
+        )
+    terms = []
+    if request.WhichOneof("query"):
+        terms.append(_term(request, 1.0, ""))
+    for number, term in enumerate(request.terms):
+        field = f"terms[{number}]"
+        if not term.WhichOneof("query"):
+            raise InvalidArgumentError(field, "holds neither text nor image nor image_id")
+        weight = term.weight if term.HasField("weight") else 1.0
+        if not (0 < abs(weight) <= MAX_WEIGHT):  # also false for NaN
+            raise InvalidArgumentError(
+                f"{field}.weight",
+                f"is {weight}; it must not be zero and lie from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}",
+            )
+        terms.append(_term(term, weight, f"{field}."))
+    if not terms:
+        raise InvalidArgumentError("query", "is missing: give text, image, image_id or terms")
+    top_k = request.top_k or DEFAULT_TOP_K
+    if not 1 <= top_k <= MAX_TOP_K:
+        raise InvalidArgumentError("top_k", f"is {top_k}; 1 to {MAX_TOP_K} are allowed")
+    min_score = request.min_score if request.HasField("min_score") else None
+    if min_score is not None and not -1.0 <= min_score <= 1.0:
+        raise InvalidArgumentError("min_score", f"is {min_score}; -1 to 1 are allowed")
+    return Query(
+        terms=tuple(terms),
+        top_k=top_k,
+        min_score=min_score,
+        where=_filter(request.filter),
+        text_release=request.text_release,
+        page_token=request.page_token,
+        include_url=request.include_url,
+        include_query_images=request.include_query_images,
+        digest=_digest(request),
+    )
+
+
+def _term(holder: pb.SearchRequest | pb.Term, weight: float, prefix: str) -> Term:
+    kind = holder.WhichOneof("query")
+    field = f"{prefix}{kind}"
+    if kind == "text":
+        return Term(check_text(holder.text, field), weight, field)
+    if kind == "image_id":
+        return Term(ObjectRef.parse(holder.image_id, field), weight, field)
+    size = len(holder.image)
+    if not 1 <= size <= MAX_IMAGE_BYTES:
+        raise InvalidArgumentError(field, f"has {size} bytes; 1 to {MAX_IMAGE_BYTES} are allowed")
+    return Term(holder.image, weight, field)
+
+
+def _filter(given: pb.Filter) -> SearchFilter:
+    _at_most("filter.buckets", len(given.buckets), MAX_BUCKETS)
+    _at_most("filter.metadata", len(given.metadata), MAX_METADATA_NAMES)
+    prefix_bytes = len(given.key_prefix.encode())
+    if prefix_bytes > MAX_PREFIX_BYTES:
+        raise InvalidArgumentError(
+            "filter.key_prefix", f"has {prefix_bytes} bytes; at most {MAX_PREFIX_BYTES} are allowed"
+        )
+    metadata = {}
+    for name, values in given.metadata.items():
+        field = f"filter.metadata[{name!r}]"
+        if not values.values:
+            raise InvalidArgumentError(field, "has no values; give at least one")
+        _at_most(field, len(values.values), MAX_METADATA_VALUES)
+        # Names of user metadata are HTTP headers, which have no case.
+        metadata[name.lower()] = tuple(values.values)
+    return SearchFilter(
+        buckets=tuple(given.buckets),
+        key_prefix=given.key_prefix,
+        metadata=metadata,
+        ingested_after=_seconds(given, "ingested_after"),
+        ingested_before=_seconds(given, "ingested_before"),
+    )
+
+
+def _at_most(field: str, count: int, most: int) -> None:
+    if count > most:
+        raise InvalidArgumentError(field, f"has {count} entries; at most {most} are allowed")
+
+
+def _seconds(given: pb.Filter, name: Literal["ingested_after", "ingested_before"]) -> float | None:
+    if not given.HasField(name):
+        return None
+    stamp = getattr(given, name)
+    seconds: float = stamp.seconds + stamp.nanos / 1e9
+    # The years 1 to 9999, which is what a Timestamp can mean.
+    if not (-62_135_596_800 <= seconds < 253_402_300_800) or not math.isfinite(seconds):
+        raise InvalidArgumentError(f"filter.{name}", "is no time between the years 1 and 9999")
+    return seconds
+
+
+def _digest(request: pb.SearchRequest) -> bytes:
+    """Digest all that decides which hits come in which order; not the page or its size."""
+    bare = pb.SearchRequest()
+    bare.CopyFrom(request)
+    for field in ("request_id", "page_token", "top_k", "include_url", "text_release"):
+        bare.ClearField(field)
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).digest()[:16]

@@ -1,0 +1,211 @@
+"""Search itself: terms to one vector, vector to ranked images."""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from cra.services.gateway.paging import PageTokens, Position
+from cra.services.gateway.query import MAX_RESULTS, Query, Term
+from cra.shared.domain import ObjectRef, ScoredImage, SearchFilter, Vector
+from cra.shared.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from cra.shared.ports import (
+    Encoder,
+    EncodeTiming,
+    ImageProblem,
+    Models,
+    ObjectStore,
+    Priority,
+    VectorStore,
+)
+
+TIES: Final = 16
+"""How many more are asked for than are shown, so that equal scores at the edge keep their order."""
+
+ZERO_SUM: Final = 1e-6
+MODELS_LAST: Final = 2.0
+"""Seconds that what the encoder serves is remembered; the active release is polled as often."""
+
+
+@dataclass(frozen=True)
+class RankedImage:
+    """One hit."""
+
+    rank: int
+    image: ScoredImage
+    url: str
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A page of hits, and how it came about."""
+
+    hits: list[RankedImage]
+    next_page_token: str
+    text_release: str
+    image_tower: str
+    truncated: bool
+    encode: EncodeTiming
+    search_seconds: float
+
+
+@dataclass(frozen=True)
+class _EncodedQuery:
+    vector: Vector
+    truncated: bool
+    timing: EncodeTiming
+
+
+class SearchEngine:
+    """Answers queries from an encoder and a vector store."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        vectors: VectorStore,
+        objects: ObjectStore,
+        page_tokens: PageTokens,
+    ) -> None:
+        self._encoder = encoder
+        self._vectors = vectors
+        self._objects = objects
+        self._page_tokens = page_tokens
+        self._models: tuple[float, Models] | None = None
+
+    def search(self, query: Query, timeout: float | None = None) -> Ranking:
+        """Answer one query within `timeout` seconds.
+
+        Raises:
+            InvalidArgumentError: a picture cannot be read, the terms sum to zero, or the page
+                token does not fit.
+            NotFoundError: an image_id is not indexed, or the release does not exist.
+        """
+        # One look-up decides tower and release for the whole request, so that a switch of the
+        # active release in the middle cannot mix two.
+        models = self._current_models()
+        tower = models.image_tower.fingerprint
+        last: Position | None = None
+        release = query.text_release
+        if query.page_token:
+            last = self._page_tokens.read(query.page_token, query.digest, tower)
+            if release and release != last.text_release:
+                raise InvalidArgumentError("page_token", "belongs to another text_release")
+            release = last.text_release
+        release = release or models.active_release.name
+        if release not in {known.name for known in models.releases}:
+            raise NotFoundError(f"there is no text release {release!r}")
+        encoded = self._encode(query, tower, release, timeout)
+        start = time.perf_counter()
+        page, more = self._page(query, tower, encoded.vector, last)
+        took = time.perf_counter() - start
+        token = ""
+        if more:
+            end = page[-1]
+            token = self._page_tokens.make(
+                query.digest,
+                tower,
+                Position(end.rank, end.image.score, end.image.record.ref.image_id, release),
+            )
+        return Ranking(page, token, release, tower, encoded.truncated, encoded.timing, took)
+
+    def check(self) -> None:
+        """Encode a text and search with it; raise what fails."""
+        models = self._encoder.models()
+        tower = models.image_tower
+        # A gateway that comes up before the first image is ingested is ready all the same.
+        self._vectors.ensure_collection(tower.fingerprint, tower.dimension)
+        encoded = self._encoder.embed_texts(["建筑"], models.active_release.name)
+        self._vectors.search(tower.fingerprint, encoded.vectors[0], 1, SearchFilter())
+
+    def _current_models(self) -> Models:
+        now = time.monotonic()
+        if self._models is None or self._models[0] < now - MODELS_LAST:
+            self._models = (now, self._encoder.models())
+        return self._models[1]
+
+    def _page(
+        self, query: Query, tower: str, vector: Vector, last: Position | None
+    ) -> tuple[list[RankedImage], bool]:
+        """Return the hits after `last`, and whether there are more."""
+        seen = last.rank if last else 0
+        room = min(query.top_k, MAX_RESULTS - seen)
+        left_out = () if query.include_query_images else _image_refs(query.terms)
+        limit = seen + room + len(left_out) + TIES
+        found = self._vectors.search(tower, vector, limit, query.where)
+        after = (-last.score, last.image_id) if last else None
+        rest = [
+            image
+            for image in found
+            if image.record.ref not in left_out
+            and (query.min_score is None or image.score >= query.min_score)
+            and (after is None or (-image.score, image.record.ref.image_id) > after)
+        ]
+        page = [
+            RankedImage(
+                seen + number,
+                image,
+                self._objects.signed_url(image.record.ref) if query.include_url else "",
+            )
+            for number, image in enumerate(rest[:room], start=1)
+        ]
+        more = len(rest) > room and seen + room < MAX_RESULTS
+        return page, more
+
+    def _encode(
+        self, query: Query, tower: str, release: str, timeout: float | None
+    ) -> _EncodedQuery:
+        """Return the unit vector of the weighted sum of the terms."""
+        texts = [term for term in query.terms if isinstance(term.content, str)]
+        images = [term for term in query.terms if isinstance(term.content, bytes)]
+        refs = _image_refs(query.terms)
+        sides: dict[str, Vector] = {}
+        timing = EncodeTiming()
+        truncated = False
+        if texts:
+            answer = self._encoder.embed_texts(
+                [str(term.content) for term in texts], release, timeout
+            )
+            _same_tower(tower, answer.image_tower)
+            sides |= {t.field: v for t, v in zip(texts, answer.vectors, strict=True)}
+            truncated = any(answer.truncated)
+            timing = _add(timing, answer.timing)
+        if images:
+            pictures = self._encoder.embed_encoded_images(
+                [bytes(term.content) for term in images if isinstance(term.content, bytes)],
+                Priority.INTERACTIVE,
+                timeout,
+            )
+            _same_tower(tower, pictures.image_tower)
+            for term, result in zip(images, pictures.results, strict=True):
+                if isinstance(result, ImageProblem):
+                    raise InvalidArgumentError(term.field, f"{result.reason}: {result.message}")
+                sides[term.field] = result
+            timing = _add(timing, pictures.timing)
+        if refs:
+            known = {image.record.ref: image.vector for image in self._vectors.fetch(tower, refs)}
+            for term in query.terms:
+                if isinstance(term.content, ObjectRef):
+                    if term.content not in known:
+                        raise NotFoundError(
+                            f"{term.field}: {term.content.image_id!r} is not indexed"
+                        )
+                    sides[term.field] = known[term.content]
+        total = np.sum([term.weight * sides[term.field] for term in query.terms], axis=0)
+        length = float(np.linalg.norm(total))
+        if length < ZERO_SUM:
+            raise InvalidArgumentError("terms", "sum to zero; there is nothing to look for")
+        return _EncodedQuery((total / length).astype(np.float32), truncated, timing)
+
+
+def _image_refs(terms: tuple[Term, ...]) -> tuple[ObjectRef, ...]:
+    return tuple({t.content for t in terms if isinstance(t.content, ObjectRef)})
+
+
+def _same_tower(expected: str, found: str) -> None:
+    if found != expected:
+        raise UnavailableError("the image tower is being switched; try again", retry_after=2.0)
+
+
+def _add(one: EncodeTiming, other: EncodeTiming) -> EncodeTiming:
+    return replace(one, queue=one.queue + other.queue, encode=one.encode + other.encode)

@@ -1,0 +1,143 @@
+"""The gateway's calls: messages to queries, rankings to messages."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import grpc
+import structlog
+from google.protobuf import duration_pb2
+
+from cra.search.v1 import search_pb2 as pb
+from cra.search.v1 import search_pb2_grpc as pb_grpc
+from cra.services.gateway.query import parse
+from cra.services.gateway.search import RankedImage, Ranking, SearchEngine
+from cra.shared import rpc
+from cra.shared.errors import (
+    CraError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from cra.shared.telemetry import new_id
+
+STREAM_PARALLEL: Final = 8
+"""Queries of one stream that are worked on at once; the next is read when one is done."""
+
+_log = structlog.get_logger()
+
+
+class SearchServicer(pb_grpc.SearchServiceServicer):
+    """See proto/cra/search/v1."""
+
+    def __init__(self, engine: SearchEngine, max_calls: int) -> None:
+        self._engine = engine
+        self._workers = ThreadPoolExecutor(max_calls, "stream")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._workers.shutdown()
+
+    def Search(self, request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
+        return self._answer(request, context.time_remaining())
+
+    def SearchStream(
+        self, request_iterator: Iterator[pb.SearchStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.SearchStreamResponse]:
+        answers: queue.SimpleQueue[pb.SearchStreamResponse | Exception | None] = queue.SimpleQueue()
+        slots = threading.BoundedSemaphore(STREAM_PARALLEL)
+        # Somebody who stops reading must not hold a reader thread for ever.
+        context.add_callback(lambda: answers.put(None))
+
+        def answer(request: pb.SearchRequest) -> None:
+            try:
+                answers.put(self._stream_answer(request, context))
+            except Exception as error:  # a bug: it ends this stream and is logged by the boundary
+                answers.put(error)
+            finally:
+                slots.release()
+
+        def read() -> None:
+            try:
+                for message in request_iterator:
+                    slots.acquire()
+                    self._workers.submit(answer, message.request)
+                for _ in range(STREAM_PARALLEL):
+                    slots.acquire()
+            except grpc.RpcError:
+                _log.info("stream ended by the caller")
+            answers.put(None)
+
+        threading.Thread(target=read, name="stream-reader", daemon=True).start()
+        while (item := answers.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def _stream_answer(
+        self, request: pb.SearchRequest, context: grpc.ServicerContext
+    ) -> pb.SearchStreamResponse:
+        try:
+            response = self._answer(request, context.time_remaining())
+        except CraError as error:
+            problem = pb.SearchError(code=rpc.code_of(error).name, message=error.message)
+            if isinstance(error, InvalidArgumentError):
+                problem.field = error.field
+            if isinstance(error, ResourceExhaustedError | UnavailableError):
+                problem.retry_after.FromNanoseconds(round(error.retry_after * 1e9))
+            return pb.SearchStreamResponse(request_id=request.request_id, error=problem)
+        return pb.SearchStreamResponse(request_id=response.request_id, response=response)
+
+    def _answer(self, request: pb.SearchRequest, timeout: float | None) -> pb.SearchResponse:
+        start = time.perf_counter()
+        query = parse(request)
+        request_id = request.request_id or new_id()
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            ranking = self._engine.search(query, timeout)
+            total = time.perf_counter() - start
+            _log.info("search", hits=len(ranking.hits), release=ranking.text_release)
+        return _response(request_id, ranking, total)
+
+
+def _response(request_id: str, ranking: Ranking, total: float) -> pb.SearchResponse:
+    return pb.SearchResponse(
+        request_id=request_id,
+        hits=[_hit(hit) for hit in ranking.hits],
+        next_page_token=ranking.next_page_token,
+        text_release=ranking.text_release,
+        image_tower=ranking.image_tower,
+        truncated=ranking.truncated,
+        timing=pb.Timing(
+            queue=_duration(ranking.encode.queue),
+            encode=_duration(ranking.encode.encode),
+            search=_duration(ranking.search_seconds),
+            total=_duration(total),
+        ),
+    )
+
+
+def _hit(hit: RankedImage) -> pb.Hit:
+    record = hit.image.record
+    message = pb.Hit(
+        rank=hit.rank,
+        image_id=record.ref.image_id,
+        score=max(-1.0, min(1.0, hit.image.score)),
+        bucket=record.ref.bucket,
+        key=record.ref.key,
+        etag=record.version.etag,
+        width=record.width,
+        height=record.height,
+        metadata=dict(record.metadata),
+        url=hit.url,
+    )
+    message.ingested_at.FromMilliseconds(round(record.ingested_at * 1000))
+    return message
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    duration = duration_pb2.Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration

@@ -1,0 +1,84 @@
+"""Runs the ingest service: its gRPC calls and the receiver of bucket events."""
+
+import socket
+import threading
+
+import uvicorn
+
+from cra.ingest.v1 import ingest_pb2_grpc as pb_grpc
+from cra.services.ingest import tasks
+from cra.services.ingest.ledger import Ledger
+from cra.services.ingest.receiver import create_receiver
+from cra.services.ingest.reconcile import Reconciler
+from cra.services.ingest.servicer import CHANGING, SERVICE, IngestServicer
+from cra.shared.adapters.object_store import S3ObjectStore
+from cra.shared.adapters.remote_encoder import RemoteEncoder
+from cra.shared.adapters.vector_store import MilvusVectorStore
+from cra.shared.domain import ObjectRef
+from cra.shared.server import Server
+from cra.shared.settings import Settings
+from cra.shared.telemetry import configure_logging
+
+
+def main() -> None:
+    """Serve until SIGTERM, drain."""
+    settings = Settings()
+    configure_logging("ingest", settings.log_format, settings.log_level)
+    token = settings.service_token.get_secret_value()
+    app = tasks.create_app(settings)
+    ledger = Ledger(settings.redis_url.get_secret_value(), settings.lease_seconds)
+    objects = S3ObjectStore(settings)
+    vectors = MilvusVectorStore(settings)
+    encoder = RemoteEncoder(settings.embedding_target, token, settings.encode_timeout)
+
+    def wake() -> None:
+        tasks.wake(app)
+
+    reconciler = Reconciler(
+        objects,
+        vectors,
+        encoder,
+        ledger,
+        settings.buckets,
+        settings.max_deletion_share,
+        wake,
+    )
+    servicer = IngestServicer(ledger, reconciler, settings.buckets, wake)
+
+    def ready() -> None:
+        ledger.ping()
+        objects.check()
+        tower = encoder.models().image_tower
+        vectors.ensure_collection(tower.fingerprint, tower.dimension)
+        vectors.fetch(tower.fingerprint, [ObjectRef(settings.buckets[0], "readiness")])
+
+    receiver = uvicorn.Server(
+        uvicorn.Config(
+            create_receiver(
+                ledger, settings.buckets, settings.event_token.get_secret_value(), wake
+            ),
+            log_config=None,
+            access_log=False,
+        )
+    )
+    # Bound here, so that a port that is taken ends the service at once.
+    listener = socket.create_server((settings.host, settings.events_port))
+    server = Server(
+        settings,
+        SERVICE,
+        settings.ingest_port,
+        add=lambda server: pb_grpc.add_IngestServiceServicer_to_server(servicer, server),
+        ready=ready,
+        tokens=dict.fromkeys(CHANGING, token),
+    )
+    thread = threading.Thread(target=receiver.run, args=([listener],), name="events")
+    thread.start()
+    server.run()
+    receiver.should_exit = True
+    thread.join()
+    vectors.close()
+    encoder.close()
+
+
+if __name__ == "__main__":
+    main()

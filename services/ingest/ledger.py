@@ -1,0 +1,231 @@
+"""The work that is open: what waits, what a worker holds, what failed. Kept in Redis.
+
+An object is in line at most once, however many events name it. A worker holds it under a lease;
+when the worker dies, the lease runs out and the object is back in line with one loss more.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, TypeVar
+
+import redis
+
+from cra.shared.domain import ObjectRef, Version
+from cra.shared.errors import UnavailableError
+
+WAITING: Final = "cra:waiting"  # sorted set: image_id by the time from which it may be taken
+CLAIMED: Final = "cra:claimed"  # sorted set: image_id by the end of its lease
+LOSSES: Final = "cra:losses"  # hash: image_id to how many workers died over it
+RETRIES: Final = "cra:retries"  # hash: image_id to how often it was put back
+FAILURES: Final = "cra:failures"  # hash: image_id to a Failure as JSON
+RECONCILE: Final = "cra:reconcile"  # string: the last reconcile as JSON
+SYNCED: Final = "cra:synced:"  # counters, one for each ten seconds
+
+LONGEST_PAUSE: Final = 30.0
+"""Seconds; the most that a retry is put off."""
+
+_CLAIM = """
+local now, lease, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
+  redis.call('ZREM', KEYS[2], id)
+  redis.call('HINCRBY', KEYS[3], id, 1)
+  redis.call('ZADD', KEYS[1], 'NX', now, id)
+end
+local taken, lost = {}, 0
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, limit * 8)) do
+  if #taken >= limit then break end
+  -- Held by another worker: it stays in line until that one is done with it.
+  if not redis.call('ZSCORE', KEYS[2], id) then
+    local losses = tonumber(redis.call('HGET', KEYS[3], id) or '0')
+    if losses > 0 and #taken == 0 then
+      -- It was there when a worker died: alone, so that it takes no neighbour with it.
+      taken, lost = {id}, losses
+      break
+    elseif losses == 0 then
+      table.insert(taken, id)
+    end
+  end
+end
+for _, id in ipairs(taken) do
+  redis.call('ZREM', KEYS[1], id)
+  redis.call('ZADD', KEYS[2], lease, id)
+end
+return {lost, taken}
+"""
+
+_FINISH = """
+for _, id in ipairs(ARGV) do
+  redis.call('ZREM', KEYS[1], id)
+  redis.call('HDEL', KEYS[2], id)
+  redis.call('HDEL', KEYS[3], id)
+end
+"""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Objects that a worker holds."""
+
+    refs: list[ObjectRef]
+    losses: int
+    """Workers that died over it, for a claim of one object; 0 otherwise."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an object is not in the index."""
+
+    ref: ObjectRef
+    reason: str
+    message: str
+    version: Version
+    attempts: int
+    failed_at: float
+    """Unix seconds."""
+
+
+class Ledger:
+    """The waiting line and the failure list.
+
+    Every method raises UnavailableError while Redis does not answer.
+    """
+
+    def __init__(self, url: str, lease_seconds: float, clock: Callable[[], float] = time.time):
+        self._redis = redis.Redis.from_url(
+            url, decode_responses=True, socket_timeout=5, socket_connect_timeout=5
+        )
+        self._lease = lease_seconds
+        self._clock = clock
+        self._claim = self._redis.register_script(_CLAIM)
+        self._finish = self._redis.register_script(_FINISH)
+
+    def ping(self) -> None:
+        """Return if Redis answers."""
+        _call(self._redis.ping)
+
+    def add(self, refs: Iterable[ObjectRef]) -> int:
+        """Put objects in line, to be taken at once; return how many were new there."""
+        now = self._clock()
+        line: dict[Any, Any] = {ref.image_id: now for ref in refs}
+        if not line:
+            return 0
+        # LT: one that waits for a later retry is taken now.
+        return int(_call(lambda: self._redis.zadd(WAITING, line, lt=True)))
+
+    def claim(self, limit: int) -> Claim:
+        """Take up to `limit` objects that are due, those in line longest first."""
+        now = self._clock()
+        lost, taken = _call(
+            lambda: self._claim(
+                keys=[WAITING, CLAIMED, LOSSES], args=[now, now + self._lease, limit]
+            )
+        )
+        return Claim([ObjectRef.parse(image_id) for image_id in taken], int(lost))
+
+    def renew(self, refs: Sequence[ObjectRef]) -> None:
+        """Extend the leases of objects that are still held."""
+        lease = self._clock() + self._lease
+        line: dict[Any, Any] = {ref.image_id: lease for ref in refs}
+        if line:
+            _call(lambda: self._redis.zadd(CLAIMED, line, xx=True))
+
+    def done(self, refs: Sequence[ObjectRef]) -> None:
+        """Let go of objects that are in sync with the index; they are no failures any more."""
+        if not refs:
+            return
+        ids = [ref.image_id for ref in refs]
+
+        def write() -> None:
+            with self._redis.pipeline() as pipe:
+                pipe.hdel(FAILURES, *ids)
+                slot = f"{SYNCED}{int(self._clock()) // 10}"
+                pipe.incrby(slot, len(ids))
+                pipe.expire(slot, 120)
+                self._finish(keys=[CLAIMED, LOSSES, RETRIES], args=ids, client=pipe)
+                pipe.execute()
+
+        _call(write)
+
+    def fail(self, failures: Sequence[Failure]) -> None:
+        """Let go of objects that cannot be indexed, and list them with the reason."""
+        if not failures:
+            return
+        rows: dict[Any, Any] = {f.ref.image_id: _to_json(f) for f in failures}
+
+        def write() -> None:
+            with self._redis.pipeline() as pipe:
+                pipe.hset(FAILURES, mapping=rows)
+                self._finish(keys=[CLAIMED, LOSSES, RETRIES], args=list(rows), client=pipe)
+                pipe.execute()
+
+        _call(write)
+
+    def put_back(self, refs: Sequence[ObjectRef]) -> None:
+        """Put objects back in line after a pause that doubles with each try, with jitter."""
+
+        def write() -> None:
+            for ref in refs:
+                tries = self._redis.hincrby(RETRIES, ref.image_id, 1)
+                pause = min(LONGEST_PAUSE, 0.5 * 2 ** min(tries, 10)) * random.uniform(0.5, 1)  # noqa: S311
+                with self._redis.pipeline() as pipe:
+                    pipe.zadd(WAITING, {ref.image_id: self._clock() + pause}, lt=True)
+                    pipe.zrem(CLAIMED, ref.image_id)
+                    pipe.execute()
+
+        _call(write)
+
+    def waiting(self) -> set[ObjectRef]:
+        """Return what is in line or held by a worker."""
+        ids = _call(
+            lambda: [
+                *self._redis.zrange(WAITING, 0, -1),
+                *self._redis.zrange(CLAIMED, 0, -1),
+            ]
+        )
+        return {ObjectRef.parse(image_id) for image_id in ids}
+
+    def failures(self) -> list[Failure]:
+        """Return the failure list, by image_id."""
+        rows = _call(lambda: self._redis.hvals(FAILURES))
+        return sorted(map(_from_json, rows), key=lambda failure: failure.ref.image_id)
+
+    def forget(self, refs: Sequence[ObjectRef]) -> None:
+        """Take objects off the failure list: they are gone."""
+        if refs:
+            _call(lambda: self._redis.hdel(FAILURES, *[ref.image_id for ref in refs]))
+
+    def rate(self) -> float:
+        """Return objects synced a second, over the last minute."""
+        slot = int(self._clock()) // 10
+        counts = _call(lambda: self._redis.mget([f"{SYNCED}{slot - n}" for n in range(6)]))
+        return sum(int(count or 0) for count in counts) / 60
+
+    def note_reconcile(self, summary: dict[str, float]) -> None:
+        """Keep the summary of a reconcile that ended."""
+        _call(lambda: self._redis.set(RECONCILE, json.dumps(summary)))
+
+    def last_reconcile(self) -> dict[str, float] | None:
+        """Return the summary of the last reconcile that ended."""
+        text = _call(lambda: self._redis.get(RECONCILE))
+        return json.loads(text) if text else None
+
+
+def _to_json(failure: Failure) -> str:
+    return json.dumps(asdict(failure), ensure_ascii=False)
+
+
+def _from_json(text: str) -> Failure:
+    row = json.loads(text)
+    return Failure(**{**row, "ref": ObjectRef(**row["ref"]), "version": Version(**row["version"])})
+
+
+def _call(function: Callable[[], T]) -> Any:
+    try:
+        return function()
+    except redis.RedisError as error:
+        raise UnavailableError(f"Redis does not answer: {error}") from error

@@ -1,0 +1,83 @@
+"""The receiver of bucket events, over HTTP."""
+
+import hmac
+import json
+from collections.abc import Callable
+
+import structlog
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from cra.services.ingest.events import parse_event
+from cra.services.ingest.ledger import Ledger
+from cra.shared.errors import CraError, InvalidArgumentError, UnavailableError
+
+MAX_BODY = 2**20
+"""Bytes. A store sends one record, or a few, at a time."""
+
+_log = structlog.get_logger()
+
+
+def create_receiver(
+    ledger: Ledger, buckets: tuple[str, ...], token: str, wake: Callable[[], None]
+) -> Starlette:
+    """Return the HTTP application.
+
+    `POST /events` answers 200 only when the objects are in line and the broker has the work;
+    401 without the bearer token, 400 for what is no event, 413 for too large a body, 503 when
+    the broker does not answer, so that the store keeps the event and sends it again.
+
+    Args:
+        ledger: the line.
+        buckets: whose events count.
+        token: the bearer token; if empty, every event is refused.
+        wake: asks for the line to be worked off.
+    """
+
+    async def events(request: Request) -> Response:
+        given = request.headers.get("authorization", "")
+        # MinIO sends a token without a scheme as it is given.
+        if not token or not (
+            hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
+            or hmac.compare_digest(given.encode(), token.encode())
+        ):
+            return _answer(401, "the bearer token is missing or wrong")
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY:
+                return _answer(413, f"an event has at most {MAX_BODY} bytes")
+        try:
+            refs = parse_event(json.loads(body), buckets)
+        except (InvalidArgumentError, ValueError, RecursionError) as error:
+            return _answer(400, str(error))
+        try:
+            if refs:
+                await run_in_threadpool(ledger.add, refs)
+                await run_in_threadpool(wake)
+        except UnavailableError as error:
+            _log.warning("event refused", problem=error.message)
+            return _answer(503, error.message)
+        _log.info("event", objects=[ref.image_id for ref in refs])
+        return JSONResponse({"accepted": len(refs)})
+
+    async def healthz(_request: Request) -> Response:
+        try:
+            await run_in_threadpool(ledger.ping)
+        except CraError as error:
+            return _answer(503, error.message)
+        return JSONResponse({"status": "ok"})
+
+    return Starlette(
+        routes=[
+            Route("/events", events, methods=["POST"]),
+            Route("/healthz", healthz, methods=["GET"]),
+        ]
+    )
+
+
+def _answer(status: int, problem: str) -> Response:
+    return JSONResponse({"error": problem}, status)

@@ -1,0 +1,167 @@
+"""Comparing buckets and index: what differs is put in line, what is there is counted."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Final
+
+import structlog
+
+from cra.services.ingest.ledger import Ledger
+from cra.shared.domain import ObjectRef, Version
+from cra.shared.errors import AbortedError
+from cra.shared.ports import Encoder, ObjectStore, VectorStore
+
+FEW_ORPHANS: Final = 20
+"""So many vectors are removed whatever their share: in a small index any number is a large one."""
+
+PROGRESS_EVERY: Final = 1000
+"""Objects between two reports."""
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a reconcile found; times are Unix seconds."""
+
+    started_at: float
+    finished_at: float = 0.0
+    objects: int = 0
+    missing: int = 0
+    stale: int = 0
+    orphaned: int = 0
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far the index follows the buckets, counted object by object."""
+
+    objects: int
+    indexed: int
+    waiting: int
+    failed: int
+    unaccounted: int
+    stale: int
+    orphaned: int
+    rate: float
+    last_reconcile: Summary | None
+    as_of: float
+    image_tower: str
+
+
+class Reconciler:
+    """Compares buckets and index both ways."""
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        vectors: VectorStore,
+        encoder: Encoder,
+        ledger: Ledger,
+        buckets: tuple[str, ...],
+        max_deletion_share: float,
+        wake: Callable[[], None],
+    ) -> None:
+        self._objects = objects
+        self._vectors = vectors
+        self._encoder = encoder
+        self._ledger = ledger
+        self._buckets = buckets
+        self._max_deletion_share = max_deletion_share
+        self._wake = wake
+
+    def reconcile(
+        self, *, dry_run: bool = False, allow_mass_deletion: bool = False
+    ) -> Iterator[Summary]:
+        """Put in line what is missing, stale or orphaned; yield progress, the whole last.
+
+        Raises:
+            AbortedError: more of the index than allowed would go. What is missing or stale has
+                been put in line; nothing has been removed.
+        """
+        summary = Summary(started_at=time.time())
+        index = self._index()
+        entries = len(index)
+        failures = {f.ref: f.version for f in self._ledger.failures()}
+        differing: list[ObjectRef] = []
+        for ref, version in self._listing():
+            indexed = index.pop(ref, None)
+            failed_before = failures.pop(ref, None)
+            summary = replace(summary, objects=summary.objects + 1)
+            if version not in {indexed, failed_before}:
+                differing.append(ref)
+                if indexed is None:
+                    summary = replace(summary, missing=summary.missing + 1)
+                else:
+                    summary = replace(summary, stale=summary.stale + 1)
+            if summary.objects % PROGRESS_EVERY == 0:
+                yield summary
+        orphans = list(index)
+        summary = replace(summary, orphaned=len(orphans), finished_at=time.time())
+        if not dry_run:
+            self._ledger.add(differing)
+            self._ledger.forget(list(failures))  # what is left there names objects that are gone
+            self._remove(orphans, entries, allow_mass_deletion)
+            self._ledger.note_reconcile(asdict(summary))
+            self._wake()
+        _log.info("reconciled", dry_run=dry_run, **asdict(summary))
+        yield summary
+
+    def status(self) -> Status:
+        """Count every object of the buckets under exactly one heading."""
+        as_of = time.time()
+        tower = self._tower()
+        # What is taken off the line while we count was in it before, and what is put in line
+        # while we count is in it after.
+        waiting = self._ledger.waiting()
+        failures = {f.ref: f.version for f in self._ledger.failures()}
+        index = self._index()
+        listing = dict(self._listing())
+        waiting |= self._ledger.waiting()
+        failures |= {f.ref: f.version for f in self._ledger.failures()}
+        counts = {"indexed": 0, "waiting": 0, "failed": 0, "unaccounted": 0}
+        for ref, version in listing.items():
+            if index.get(ref) == version:
+                counts["indexed"] += 1
+            elif ref in waiting:
+                counts["waiting"] += 1
+            elif failures.get(ref) == version:
+                counts["failed"] += 1
+            else:
+                counts["unaccounted"] += 1
+        last = self._ledger.last_reconcile()
+        return Status(
+            objects=len(listing),
+            **counts,
+            stale=sum(ref in listing and listing[ref] != v for ref, v in index.items()),
+            orphaned=sum(ref not in listing for ref in index),
+            rate=self._ledger.rate(),
+            last_reconcile=Summary(**last) if last else None,  # type: ignore[arg-type]
+            as_of=as_of,
+            image_tower=tower,
+        )
+
+    def _tower(self) -> str:
+        """Return the fingerprint of the image tower, its collection being there."""
+        tower = self._encoder.models().image_tower
+        self._vectors.ensure_collection(tower.fingerprint, tower.dimension)
+        return tower.fingerprint
+
+    def _index(self) -> dict[ObjectRef, Version]:
+        return {entry.ref: entry.version for entry in self._vectors.entries(self._tower())}
+
+    def _listing(self) -> Iterator[tuple[ObjectRef, Version]]:
+        for bucket in self._buckets:
+            for stored in self._objects.list(bucket):
+                yield stored.ref, stored.version
+
+    def _remove(self, orphans: list[ObjectRef], entries: int, allowed: bool) -> None:
+        most = max(FEW_ORPHANS, self._max_deletion_share * entries)
+        if len(orphans) > most and not allowed:
+            raise AbortedError(
+                f"{len(orphans)} of {entries} vectors have no object any more; at most "
+                f"{most:g} are removed unasked. Look at the buckets, then allow mass deletion"
+            )
+        # Not deleted here: each is looked at again by a worker, which may find it back.
+        self._ledger.add(orphans)

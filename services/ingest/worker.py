@@ -1,0 +1,75 @@
+"""Wiring of the Celery worker and beat: `celery -A cra.services.ingest.worker worker`."""
+
+import functools
+from typing import Any
+
+import structlog
+from celery.signals import setup_logging
+
+from cra.services.ingest import tasks
+from cra.services.ingest.ledger import Ledger
+from cra.services.ingest.reconcile import Reconciler
+from cra.services.ingest.sync import Synchronizer
+from cra.shared.adapters.object_store import S3ObjectStore
+from cra.shared.adapters.remote_encoder import RemoteEncoder
+from cra.shared.adapters.vector_store import MilvusVectorStore
+from cra.shared.errors import AbortedError
+from cra.shared.settings import Settings
+from cra.shared.telemetry import configure_logging
+
+settings = Settings()
+app = tasks.create_app(settings)
+
+
+class _Parts:
+    """Connections of one worker process, made after the fork."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger(settings.redis_url.get_secret_value(), settings.lease_seconds)
+        self.objects = S3ObjectStore(settings)
+        vectors = MilvusVectorStore(settings)
+        encoder = RemoteEncoder(
+            settings.embedding_target,
+            settings.service_token.get_secret_value(),
+            settings.encode_timeout,
+        )
+        self.synchronizer = Synchronizer(self.objects, vectors, encoder, settings.max_object_bytes)
+        self.reconciler = Reconciler(
+            self.objects,
+            vectors,
+            encoder,
+            self.ledger,
+            settings.buckets,
+            settings.max_deletion_share,
+            wake=lambda: tasks.wake(app),
+        )
+
+
+@functools.cache
+def _parts() -> _Parts:
+    return _Parts()
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _setup_logging(**_: Any) -> None:
+    configure_logging("worker", settings.log_format, settings.log_level)
+
+
+@app.task(name=tasks.DRAIN, bind=True)  # type: ignore[untyped-decorator]
+def drain(self: Any) -> None:
+    """Work off the line."""
+    with structlog.contextvars.bound_contextvars(**tasks.task_context(self)):
+        parts = _parts()
+        if tasks.drain(parts.ledger, parts.synchronizer, parts.objects, settings):
+            tasks.wake(app)
+
+
+@app.task(name=tasks.RECONCILE, bind=True)  # type: ignore[untyped-decorator]
+def reconcile(self: Any) -> None:
+    """Compare buckets and index."""
+    with structlog.contextvars.bound_contextvars(**tasks.task_context(self)):
+        try:
+            for _ in _parts().reconciler.reconcile():
+                pass
+        except AbortedError as error:
+            structlog.get_logger().error("reconcile stopped", problem=error.message)

@@ -1,0 +1,133 @@
+"""The object store port over the S3 API, by the minio SDK."""
+
+import functools
+import urllib.parse
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import urllib3
+from minio import Minio
+from minio.error import InvalidResponseError, S3Error, ServerError
+
+from cra.shared.domain import ObjectDetails, ObjectRef, StoredObject, Version
+from cra.shared.errors import NotFoundError, PermissionDeniedError, UnavailableError
+from cra.shared.settings import Settings
+
+_METADATA_PREFIX = "x-amz-meta-"
+_GONE = {"NoSuchKey", "NoSuchObject", "NoSuchVersion"}
+_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+
+T = TypeVar("T")
+
+
+def connect(settings: Settings, *, public: bool = False) -> Minio:
+    """Return a client of the object store; it connects when first used.
+
+    Args:
+        settings: endpoint and credentials.
+        public: name the public endpoint, for URLs that others will open.
+    """
+    endpoint = settings.s3_endpoint
+    if public and settings.s3_public_endpoint:
+        endpoint = settings.s3_public_endpoint
+    return Minio(
+        endpoint,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        secure=settings.s3_secure,
+        region=settings.s3_region,
+        http_client=urllib3.PoolManager(
+            maxsize=32,
+            timeout=urllib3.Timeout(connect=5, read=60),
+            # The callers come back by themselves; waiting here would only hide the outage.
+            retries=urllib3.Retry(total=1, backoff_factor=0.1),
+        ),
+    )
+
+
+def encode_metadata(metadata: dict[str, str]) -> dict[str, Any]:
+    """Return user metadata as S3 headers can carry it: percent-encoded UTF-8."""
+    return {name: urllib.parse.quote(value, safe=" ") for name, value in metadata.items()}
+
+
+def decode_metadata(headers: Any) -> dict[str, str]:
+    """Return the user metadata in an object's response headers."""
+    return {
+        name.lower().removeprefix(_METADATA_PREFIX): urllib.parse.unquote(value)
+        for name, value in headers.items()
+        if name.lower().startswith(_METADATA_PREFIX)
+    }
+
+
+class S3ObjectStore:
+    """Any store that speaks S3; see `ports.ObjectStore`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._client = connect(settings)
+        self._public = connect(settings, public=True)
+        self._url_lifetime = timedelta(seconds=settings.url_seconds)
+        self._buckets = settings.buckets
+
+    def list(self, bucket: str) -> Iterator[StoredObject]:
+        listing = self._client.list_objects(bucket, recursive=True)
+        while True:
+            item = _call(lambda: next(listing, None))
+            if item is None:
+                return
+            if item.is_dir or item.last_modified is None:
+                continue
+            yield StoredObject(
+                ObjectRef(bucket, item.object_name),
+                Version((item.etag or "").strip('"'), int(item.last_modified.timestamp())),
+                item.size or 0,
+            )
+
+    def look(self, ref: ObjectRef) -> ObjectDetails | None:
+        item = _call(lambda: self._client.stat_object(ref.bucket, ref.key), gone=True)
+        if item is None:
+            return None
+        return ObjectDetails(
+            ref,
+            Version((item.etag or "").strip('"'), int(item.last_modified.timestamp())),
+            item.size or 0,
+            decode_metadata(item.metadata),
+        )
+
+    def read(self, ref: ObjectRef) -> bytes | None:
+        def fetch() -> bytes:
+            response = self._client.get_object(ref.bucket, ref.key)
+            try:
+                return bytes(response.data)
+            finally:
+                response.close()
+                response.release_conn()
+
+        content: bytes | None = _call(fetch, gone=True)
+        return content
+
+    def signed_url(self, ref: ObjectRef) -> str:
+        return str(
+            self._public.presigned_get_object(ref.bucket, ref.key, expires=self._url_lifetime)
+        )
+
+    def check(self) -> None:
+        for bucket in self._buckets:
+            if not _call(functools.partial(self._client.bucket_exists, bucket)):
+                raise UnavailableError(f"the bucket {bucket!r} does not exist")
+
+
+def _call(function: Callable[[], T], *, gone: bool = False) -> Any:
+    """Call the SDK; its errors become ours, and a missing object None if `gone` says so."""
+    try:
+        return function()
+    except S3Error as error:
+        if error.code in _GONE and gone:
+            return None
+        if error.code == "NoSuchBucket":
+            raise NotFoundError(f"object store: {error.message}") from error
+        if error.code in _DENIED:
+            raise PermissionDeniedError(f"object store: {error.code}") from error
+        raise UnavailableError(f"the object store answers {error.code}") from error
+    except (urllib3.exceptions.HTTPError, OSError, InvalidResponseError, ServerError) as error:
+        raise UnavailableError(f"the object store does not answer: {error}") from error

@@ -1,0 +1,126 @@
+"""The encoder port over gRPC: the embedding service."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+
+from cra.embedding.v1 import embedding_pb2 as pb
+from cra.embedding.v1 import embedding_pb2_grpc as pb_grpc
+from cra.shared import rpc
+from cra.shared.domain import Vector
+from cra.shared.ports import (
+    EncodedImages,
+    EncodedTexts,
+    EncodeTiming,
+    ImageProblem,
+    ImageTowerInfo,
+    Models,
+    Priority,
+    TextReleaseInfo,
+)
+
+SERVICE = "cra.embedding.v1.EmbeddingService"
+
+_PRIORITIES = {
+    Priority.INTERACTIVE: pb.PRIORITY_INTERACTIVE,
+    Priority.BULK: pb.PRIORITY_BULK,
+}
+
+
+class RemoteEncoder:
+    """Speaks to the embedding service; see `ports.Encoder`."""
+
+    def __init__(self, target: str, token: str = "", timeout: float = 30.0) -> None:
+        self._channel = rpc.open_channel(target, SERVICE, token)
+        self._stub = pb_grpc.EmbeddingServiceStub(self._channel)
+        self._timeout = timeout
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+    def embed_texts(
+        self, texts: Sequence[str], text_release: str = "", timeout: float | None = None
+    ) -> EncodedTexts:
+        request = pb.EmbedTextsRequest(texts=texts, text_release=text_release)
+        answer = self._call(self._stub.EmbedTexts, request, timeout)
+        return EncodedTexts(
+            vectors=[_vector(embedding.vector) for embedding in answer.embeddings],
+            truncated=[embedding.truncated for embedding in answer.embeddings],
+            text_release=answer.text_release,
+            image_tower=answer.image_tower,
+            timing=_timing(answer.timing),
+        )
+
+    def embed_encoded_images(
+        self, images: Sequence[bytes], priority: Priority, timeout: float | None = None
+    ) -> EncodedImages:
+        items = [pb.ImageItem(encoded=image) for image in images]
+        return self._embed_images(items, priority, timeout)
+
+    def embed_pixels(
+        self,
+        pixels: Sequence[bytes],
+        preprocessing: str,
+        priority: Priority,
+        timeout: float | None = None,
+    ) -> EncodedImages:
+        items = [
+            pb.ImageItem(pixels=pb.Pixels(data=data, preprocessing=preprocessing))
+            for data in pixels
+        ]
+        return self._embed_images(items, priority, timeout)
+
+    def models(self) -> Models:
+        answer = self._call(self._stub.ListModels, pb.ListModelsRequest(), None)
+        tower = answer.image_tower
+        return Models(
+            image_tower=ImageTowerInfo(
+                tower.name,
+                tower.fingerprint,
+                tower.dimension,
+                tower.input_size,
+                tower.preprocessing,
+            ),
+            releases=[
+                TextReleaseInfo(r.name, r.active, r.normalizer, r.image_tower)
+                for r in answer.releases
+            ],
+            runtime=answer.runtime,
+            device=answer.device,
+            precision=answer.precision,
+        )
+
+    def _embed_images(
+        self, items: list[pb.ImageItem], priority: Priority, timeout: float | None
+    ) -> EncodedImages:
+        request = pb.EmbedImagesRequest(items=items, priority=_PRIORITIES[priority])
+        answer = self._call(self._stub.EmbedImages, request, timeout)
+        return EncodedImages(
+            results=[_image_result(result) for result in answer.results],
+            image_tower=answer.image_tower,
+            text_release=answer.text_release,
+            timing=_timing(answer.timing),
+        )
+
+    def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
+        try:
+            return method(request, timeout=self._timeout if timeout is None else timeout)
+        except grpc.RpcError as error:
+            raise rpc.from_rpc_error(error) from error
+
+
+def _image_result(result: pb.ImageResult) -> Vector | ImageProblem:
+    if result.HasField("embedding"):
+        return _vector(result.embedding.vector)
+    return ImageProblem(result.error.reason, result.error.message)
+
+
+def _vector(data: bytes) -> Vector:
+    return np.frombuffer(data, dtype="<f4").astype(np.float32)
+
+
+def _timing(timing: pb.Timing) -> EncodeTiming:
+    return EncodeTiming(timing.queue.ToNanoseconds() / 1e9, timing.encode.ToNanoseconds() / 1e9)

@@ -1,0 +1,263 @@
+"""The vector store port over Milvus.
+
+No caller's string ever reaches a Milvus expression: keys are compared as hex, buckets and
+metadata as hex digests, so that there is nothing to escape and nothing to break out of.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+from pymilvus import DataType, MilvusClient
+from pymilvus.exceptions import MilvusException
+
+from cra.shared.domain import (
+    ImageRecord,
+    IndexedImage,
+    IndexEntry,
+    ObjectRef,
+    ScoredImage,
+    SearchFilter,
+    Vector,
+    Version,
+)
+from cra.shared.errors import FailedPreconditionError, UnavailableError
+from cra.shared.settings import Settings
+
+MAX_TAGS: Final = 128
+"""Metadata entries of an image that can be filtered by."""
+
+MAX_RESULTS: Final = 1_100
+"""The largest `limit` of a search: 1,000 results, and room for what is left out."""
+
+_COLLECTION_MISSING = 100
+_RECORD_FIELDS = [
+    "bucket", "key", "etag", "modified_at", "metadata_digest", "metadata", "width", "height",
+    "ingested_at",
+]  # fmt: skip
+
+
+def collection_name(image_tower: str) -> str:
+    """Return the name of the collection of an image tower."""
+    return f"cra_{image_tower}"
+
+
+def tag(name: str, value: str) -> str:
+    """Return the digest that stands for one metadata entry; 32 hex digits."""
+    text = f"{len(name.encode())}:{name}{value}"  # the length keeps name and value apart
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def expression(where: SearchFilter) -> str:
+    """Return a filter as a Milvus expression made of digits, hex digits and our own words."""
+    parts = []
+    if where.buckets:
+        parts.append(f"bucket_hex in [{_quoted(_hex(bucket) for bucket in where.buckets)}]")
+    if where.key_prefix:
+        parts.append(f'key_hex like "{_hex(where.key_prefix)}%"')
+    for name, values in sorted(where.metadata.items()):
+        tags = _quoted(tag(name, value) for value in values)
+        parts.append(f"ARRAY_CONTAINS_ANY(tags, [{tags}])")
+    if where.ingested_after is not None:
+        parts.append(f"ingested_at >= {round(where.ingested_after * 1000)}")
+    if where.ingested_before is not None:
+        parts.append(f"ingested_at < {round(where.ingested_before * 1000)}")
+    return " and ".join(parts)
+
+
+class MilvusVectorStore:
+    """Milvus, as a server or as Lite's server; see `ports.VectorStore`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._uri = settings.milvus_uri
+        self._token = settings.milvus_token.get_secret_value()
+        self._timeout = settings.milvus_timeout
+        self._lock = threading.Lock()
+        self._connected: MilvusClient | None = None
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            if self._connected is not None:
+                self._connected.close()
+                self._connected = None
+
+    def ensure_collection(self, image_tower: str, dimension: int) -> None:
+        name = collection_name(image_tower)
+        if self._call("has_collection", name):
+            self._call("load_collection", name)
+            return
+        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=64)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
+        for field, length in {
+            "image_id": 1100, "bucket": 64, "bucket_hex": 128, "key": 1024, "key_hex": 2048,
+            "etag": 128, "metadata_digest": 16,
+        }.items():  # fmt: skip
+            schema.add_field(field, DataType.VARCHAR, max_length=length)
+        for field in ("modified_at", "width", "height", "ingested_at"):
+            schema.add_field(field, DataType.INT64)
+        schema.add_field("metadata", DataType.JSON)
+        schema.add_field(
+            "tags",
+            DataType.ARRAY,
+            element_type=DataType.VARCHAR,
+            max_capacity=MAX_TAGS,
+            max_length=32,
+        )
+        index = MilvusClient.prepare_index_params()
+        index.add_index(
+            "vector",
+            index_type="HNSW",
+            metric_type="COSINE",
+            params={"M": 16, "efConstruction": 200},
+        )
+        # Two workers may both find it missing; Milvus keeps the first and accepts the same again.
+        self._call(
+            "create_collection",
+            name,
+            schema=schema,
+            index_params=index,
+            consistency_level="Bounded",
+        )
+
+    def upsert(self, image_tower: str, images: Sequence[IndexedImage]) -> None:
+        self._call("upsert", collection_name(image_tower), [_row(image) for image in images])
+
+    def delete(self, image_tower: str, refs: Sequence[ObjectRef]) -> None:
+        self._call("delete", collection_name(image_tower), filter=_by_key(refs))
+
+    def search(
+        self, image_tower: str, vector: Vector, limit: int, where: SearchFilter
+    ) -> list[ScoredImage]:
+        found = self._call(
+            "search",
+            collection_name(image_tower),
+            [vector.tolist()],
+            limit=limit,
+            filter=expression(where),
+            output_fields=_RECORD_FIELDS,
+            search_params={"metric_type": "COSINE", "params": {"ef": max(128, limit)}},
+            # Bounded: Strong waits 200 ms and more for writes that no caller of ours waits for.
+            consistency_level="Bounded",
+        )
+        images = [ScoredImage(_record(hit["entity"]), float(hit["distance"])) for hit in found[0]]
+        return sorted(images, key=lambda image: (-image.score, image.record.ref.image_id))
+
+    def fetch(self, image_tower: str, refs: Sequence[ObjectRef]) -> list[IndexedImage]:
+        rows = self._query(image_tower, refs, [*_RECORD_FIELDS, "vector"], "Bounded")
+        return [
+            IndexedImage(_record(row), np.asarray(row["vector"], dtype=np.float32)) for row in rows
+        ]
+
+    def records(self, image_tower: str, refs: Sequence[ObjectRef]) -> list[ImageRecord]:
+        return [_record(row) for row in self._query(image_tower, refs, _RECORD_FIELDS, "Strong")]
+
+    def entries(self, image_tower: str) -> Iterator[IndexEntry]:
+        fields = ["bucket", "key", "etag", "modified_at"]
+        iterator = self._call(
+            "query_iterator",
+            collection_name(image_tower),
+            batch_size=1000,
+            filter="",
+            output_fields=fields,
+            consistency_level="Strong",
+        )
+        try:
+            while rows := _translate(iterator.next):
+                for row in rows:
+                    yield IndexEntry(
+                        ObjectRef(row["bucket"], row["key"]),
+                        Version(row["etag"], row["modified_at"]),
+                    )
+        finally:
+            iterator.close()
+
+    def _query(
+        self, image_tower: str, refs: Sequence[ObjectRef], fields: list[str], consistency: str
+    ) -> Any:
+        return self._call(
+            "query",
+            collection_name(image_tower),
+            filter=_by_key(refs),
+            output_fields=fields,
+            consistency_level=consistency,
+        )
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        client = self._client()
+        return _translate(
+            lambda: (
+                getattr(client, method)(*args, timeout=self._timeout, **kwargs)
+                if method != "query_iterator"
+                else client.query_iterator(*args, **kwargs)
+            )
+        )
+
+    def _client(self) -> MilvusClient:
+        with self._lock:
+            if self._connected is None:
+                self._connected = _translate(
+                    lambda: MilvusClient(
+                        uri=self._uri, token=self._token, timeout=self._timeout, dedicated=True
+                    )
+                )
+            return self._connected
+
+
+def _translate(function: Any) -> Any:
+    try:
+        return function()
+    except MilvusException as error:
+        if error.code == _COLLECTION_MISSING:
+            raise FailedPreconditionError(
+                "there is no collection for this image tower; nothing was ever indexed with it"
+            ) from error
+        raise UnavailableError(f"the vector database answers: {error.message}") from error
+
+
+def _hex(text: str) -> str:
+    return text.encode().hex()
+
+
+def _quoted(words: Any) -> str:
+    return ", ".join(f'"{word}"' for word in words)
+
+
+def _by_key(refs: Sequence[ObjectRef]) -> str:
+    return f"id in [{_quoted(ref.primary_key for ref in refs)}]"
+
+
+def _row(image: IndexedImage) -> dict[str, Any]:
+    record = image.record
+    return {
+        "id": record.ref.primary_key,
+        "vector": image.vector.tolist(),
+        "image_id": record.ref.image_id,
+        "bucket": record.ref.bucket,
+        "bucket_hex": _hex(record.ref.bucket),
+        "key": record.ref.key,
+        "key_hex": _hex(record.ref.key),
+        "etag": record.version.etag,
+        "modified_at": record.version.modified_at,
+        "metadata_digest": record.metadata_digest,
+        "metadata": dict(record.metadata),
+        "tags": [tag(name, value) for name, value in sorted(record.metadata.items())],
+        "width": record.width,
+        "height": record.height,
+        "ingested_at": round(record.ingested_at * 1000),
+    }
+
+
+def _record(row: Any) -> ImageRecord:
+    return ImageRecord(
+        ref=ObjectRef(row["bucket"], row["key"]),
+        version=Version(row["etag"], row["modified_at"]),
+        metadata_digest=row["metadata_digest"],
+        metadata=row["metadata"],
+        width=row["width"],
+        height=row["height"],
+        ingested_at=row["ingested_at"] / 1000,
+    )

@@ -1,0 +1,214 @@
+"""What the services need from outside, as contracts; `adapters` fulfils them.
+
+Every method raises UnavailableError while the part behind it does not answer: "down" must never
+look like "nothing there".
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from cra.shared.domain import (
+    ImageRecord,
+    IndexedImage,
+    IndexEntry,
+    ObjectDetails,
+    ObjectRef,
+    ScoredImage,
+    SearchFilter,
+    StoredObject,
+    Vector,
+)
+
+
+class ObjectStore(Protocol):
+    """Buckets of objects: the truth that the index follows."""
+
+    def list(self, bucket: str) -> Iterator[StoredObject]:
+        """Yield every object of a bucket.
+
+        Raises:
+            NotFoundError: there is no such bucket.
+        """
+        ...
+
+    def look(self, ref: ObjectRef) -> ObjectDetails | None:
+        """Return the object as it is now, or None if there is none."""
+        ...
+
+    def read(self, ref: ObjectRef) -> bytes | None:
+        """Return the object's content, or None if there is none."""
+        ...
+
+    def signed_url(self, ref: ObjectRef) -> str:
+        """Return a URL for GET, valid for a limited time, at the public endpoint."""
+        ...
+
+    def check(self) -> None:
+        """Return if the store answers; raise UnavailableError otherwise."""
+        ...
+
+
+class VectorStore(Protocol):
+    """Collections of image vectors, each named by the fingerprint of its image tower."""
+
+    def ensure_collection(self, image_tower: str, dimension: int) -> None:
+        """Create the collection of an image tower unless it is there, and load it."""
+        ...
+
+    def upsert(self, image_tower: str, images: Sequence[IndexedImage]) -> None:
+        """Write images; one that is there is replaced. Idempotent."""
+        ...
+
+    def delete(self, image_tower: str, refs: Sequence[ObjectRef]) -> None:
+        """Remove images; one that is not there is no error. Idempotent."""
+        ...
+
+    def search(
+        self, image_tower: str, vector: Vector, limit: int, where: SearchFilter
+    ) -> list[ScoredImage]:
+        """Return up to `limit` images by falling cosine, then image_id; may lag by a second.
+
+        Raises:
+            FailedPreconditionError: the image tower has no collection.
+        """
+        ...
+
+    def fetch(self, image_tower: str, refs: Sequence[ObjectRef]) -> list[IndexedImage]:
+        """Return those of the images that are there, with their vectors; may lag by a second.
+
+        Raises:
+            FailedPreconditionError: the image tower has no collection.
+        """
+        ...
+
+    def records(self, image_tower: str, refs: Sequence[ObjectRef]) -> list[ImageRecord]:
+        """Return the records of those that are there, every finished write included."""
+        ...
+
+    def entries(self, image_tower: str) -> Iterator[IndexEntry]:
+        """Yield what is in the collection, every finished write included."""
+        ...
+
+
+class Priority(Enum):
+    """Who goes first in the line of images."""
+
+    INTERACTIVE = 0
+    BULK = 1
+
+
+@dataclass(frozen=True)
+class EncodeTiming:
+    """Seconds."""
+
+    queue: float = 0.0
+    encode: float = 0.0
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Unit vectors of texts, and what made them."""
+
+    vectors: list[Vector]
+    truncated: list[bool]
+    text_release: str
+    image_tower: str
+    timing: EncodeTiming
+
+
+@dataclass(frozen=True)
+class ImageProblem:
+    """Why one image has no vector."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """A unit vector or a problem for each image, and the tower that made them."""
+
+    results: list[Vector | ImageProblem]
+    image_tower: str
+    text_release: str
+    timing: EncodeTiming
+
+
+@dataclass(frozen=True)
+class ImageTowerInfo:
+    """The image tower that is served."""
+
+    name: str
+    fingerprint: str
+    dimension: int
+    input_size: int
+    preprocessing: str
+    """Fingerprint of how pixels are prepared."""
+
+
+@dataclass(frozen=True)
+class TextReleaseInfo:
+    """A text release that is loaded."""
+
+    name: str
+    active: bool
+    normalizer: str
+    image_tower: str
+
+
+@dataclass(frozen=True)
+class Models:
+    """What an encoder serves."""
+
+    image_tower: ImageTowerInfo
+    releases: list[TextReleaseInfo]
+    runtime: str
+    device: str
+    precision: str
+
+    @property
+    def active_release(self) -> TextReleaseInfo:
+        """The release that answers when none is named."""
+        return next(release for release in self.releases if release.active)
+
+
+class Encoder(Protocol):
+    """The two towers."""
+
+    def embed_texts(
+        self, texts: Sequence[str], text_release: str = "", timeout: float | None = None
+    ) -> EncodedTexts:
+        """Encode 1 to 256 texts; `timeout` in seconds.
+
+        Raises:
+            InvalidArgumentError: a text is empty or too long.
+            NotFoundError: there is no such release.
+            ResourceExhaustedError: the encoder has too much to do.
+        """
+        ...
+
+    def embed_encoded_images(
+        self, images: Sequence[bytes], priority: Priority, timeout: float | None = None
+    ) -> EncodedImages:
+        """Decode and encode 1 to 64 images."""
+        ...
+
+    def embed_pixels(
+        self,
+        pixels: Sequence[bytes],
+        preprocessing: str,
+        priority: Priority,
+        timeout: float | None = None,
+    ) -> EncodedImages:
+        """Encode 1 to 64 prepared images: uint8 RGB, row by row, at the tower's input size.
+
+        Raises:
+            FailedPreconditionError: they were prepared for another image tower.
+        """
+        ...
+
+    def models(self) -> Models:
+        """Say what is served."""
+        ...

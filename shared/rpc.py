@@ -1,0 +1,146 @@
+"""gRPC's edge, for clients and servers alike: one table of errors, one way to open a channel."""
+
+import json
+from typing import Any, Final
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from cra.shared import errors
+
+MAX_MESSAGE_BYTES: Final = {
+    "cra.search.v1.SearchService": 16 * 2**20,
+    "cra.embedding.v1.EmbeddingService": 32 * 2**20,
+    "cra.ingest.v1.IngestService": 4 * 2**20,
+}
+"""The largest message of each service, set on both sides."""
+
+CODES: Final[dict[type[errors.CraError], grpc.StatusCode]] = {
+    errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.FailedPreconditionError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.AbortedError: grpc.StatusCode.ABORTED,
+    errors.ResourceExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
+}
+"""The one table from domain errors to status codes, read in both directions."""
+
+
+def code_of(error: errors.CraError) -> grpc.StatusCode:
+    """Return the status code of a domain error."""
+    return CODES.get(type(error), grpc.StatusCode.INTERNAL)
+
+
+def to_status(error: errors.CraError) -> status_pb2.Status:
+    """Return the status of a domain error, with standard details."""
+    code = code_of(error)
+    details: list[Any] = [error_details_pb2.ErrorInfo(reason=code.name, domain="cra")]
+    if isinstance(error, errors.InvalidArgumentError):
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=error.problem
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, errors.ResourceExhaustedError | errors.UnavailableError):
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(round(error.retry_after * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=error.message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def from_rpc_error(error: grpc.RpcError) -> errors.CraError:
+    """Return the domain error behind a failed call."""
+    code: grpc.StatusCode = error.code()
+    message: str = error.details() or code.name
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    field, problem, retry_after = "", message, 1.0
+    for packed in status.details if status is not None else ():
+        bad_request = error_details_pb2.BadRequest()
+        retry_info = error_details_pb2.RetryInfo()
+        if packed.Unpack(bad_request) and bad_request.field_violations:
+            field = bad_request.field_violations[0].field
+            problem = bad_request.field_violations[0].description
+        elif packed.Unpack(retry_info):
+            retry_after = retry_info.retry_delay.ToNanoseconds() / 1e9
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return errors.InvalidArgumentError(field or "request", problem)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return errors.ResourceExhaustedError(message, retry_after)
+    if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
+        return errors.UnavailableError(message, retry_after)
+    for kind, known in CODES.items():
+        if known is code:
+            return kind(message)
+    return errors.CraError(f"{code.name}: {message}")
+
+
+class _AddMetadata(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    def __init__(self, metadata: list[tuple[str, str]]) -> None:
+        self._metadata = metadata
+
+    def _extend(self, details: Any) -> Any:
+        return details._replace(metadata=[*(details.metadata or ()), *self._metadata])
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._extend(details), request)
+
+    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._extend(details), request)
+
+    def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
+        return continuation(self._extend(details), requests)
+
+
+def open_channel(target: str, service: str, token: str = "") -> grpc.Channel:
+    """Open a channel to a service, balanced over its replicas; it connects when first used.
+
+    Calls that find no server are tried again up to three times, as long as their deadline allows.
+
+    Args:
+        target: such as `dns:///gateway:50051`.
+        service: full name of the service, for its message limit.
+        token: sent as a bearer token with each call, if not empty.
+    """
+    config = {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "methodConfig": [
+            {
+                "name": [{"service": service}],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+    }
+    limit = MAX_MESSAGE_BYTES[service]
+    channel = grpc.insecure_channel(
+        target,
+        options=[
+            ("grpc.service_config", json.dumps(config)),
+            ("grpc.max_send_message_length", limit),
+            ("grpc.max_receive_message_length", limit),
+            ("grpc.keepalive_time_ms", 30_000),
+        ],
+    )
+    if token:
+        channel = grpc.intercept_channel(
+            channel, _AddMetadata([("authorization", f"Bearer {token}")])
+        )
+    return channel

@@ -1,0 +1,217 @@
+"""A gRPC server as every service runs it: health, reflection, limits, errors, draining."""
+
+import hmac
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
+from typing import Any, Final
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from cra.shared import rpc
+from cra.shared.errors import CraError, ResourceExhaustedError, UnauthenticatedError
+from cra.shared.settings import Settings
+from cra.shared.telemetry import new_id
+
+READINESS_PERIOD: Final = 2.0
+"""Seconds between two checks of readiness."""
+
+_log = structlog.get_logger()
+
+
+class _Boundary(grpc.ServerInterceptor):
+    """Around every call: credentials, a bound on calls at once, ids in logs, errors to statuses."""
+
+    def __init__(self, max_calls: int, tokens: Mapping[str, str]) -> None:
+        self._slots = threading.BoundedSemaphore(max_calls)
+        self._tokens = tokens
+
+    def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        handler = continuation(details)
+        method: str = details.method
+        if handler is None or not method.startswith("/cra."):
+            return handler
+        if handler.response_streaming:
+            return handler._replace(
+                **{_kind(handler): self._around_stream(getattr(handler, _kind(handler)), method)}
+            )
+        return handler._replace(unary_unary=self._around(handler.unary_unary, method))
+
+    def _around(self, behavior: Any, method: str) -> Any:
+        def call(request: Any, context: grpc.ServicerContext) -> Any:
+            with _Call(self, method, context):
+                return behavior(request, context)
+
+        return call
+
+    def _around_stream(self, behavior: Any, method: str) -> Any:
+        def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            with _Call(self, method, context):
+                yield from behavior(request, context)
+
+        return call
+
+    def admit(self, method: str, context: grpc.ServicerContext) -> None:
+        """Check credentials and take a slot."""
+        token = self._tokens.get(method.split("/")[1]) or self._tokens.get(method)
+        if token:
+            given = dict(context.invocation_metadata()).get("authorization", "")
+            given = given.decode() if isinstance(given, bytes) else given
+            if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+                raise UnauthenticatedError("service credentials are needed")
+        if not self._slots.acquire(blocking=False):
+            raise ResourceExhaustedError("too many calls at once")
+
+    def release(self) -> None:
+        """Give the slot back."""
+        self._slots.release()
+
+
+class _Call:
+    """One call, as a context: what leaves it as an exception leaves as a status."""
+
+    def __init__(self, boundary: _Boundary, method: str, context: grpc.ServicerContext) -> None:
+        self._boundary, self._method, self._context = boundary, method, context
+        self._admitted = False
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+        structlog.contextvars.clear_contextvars()
+        given = dict(self._context.invocation_metadata()).get("x-request-id")
+        request_id = str(given)[:128] if given else new_id()
+        structlog.contextvars.bind_contextvars(method=self._method, request_id=request_id)
+        try:
+            self._boundary.admit(self._method, self._context)
+        except CraError as error:
+            self._abort(error)
+        self._admitted = True
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if self._admitted:
+            self._boundary.release()
+        seconds = round(time.perf_counter() - self._start, 4)
+        if error is None or isinstance(error, GeneratorExit):
+            _log.info("call", code="OK", seconds=seconds)
+        elif isinstance(error, CraError):
+            self._abort(error, seconds)
+        elif not self._context.code():  # type: ignore[attr-defined]
+            # No status was set on purpose: it is a bug of ours.
+            _log.exception("call failed", seconds=seconds, exc_info=error)
+            self._context.abort(grpc.StatusCode.INTERNAL, "internal error; see the service's log")
+
+    def _abort(self, error: CraError, seconds: float = 0.0) -> None:
+        _log.info("call", code=rpc.code_of(error).name, problem=error.message, seconds=seconds)
+        self._context.abort_with_status(rpc_status.to_status(rpc.to_status(error)))
+
+
+def _kind(handler: Any) -> str:
+    return "stream_stream" if handler.request_streaming else "unary_stream"
+
+
+class Server:
+    """A gRPC server of one service beside standard health and reflection.
+
+    Args:
+        settings: host, limits and drain time.
+        service: full name of the service, such as `cra.search.v1.SearchService`.
+        port: port to listen on; 0 takes a free one, see `port`.
+        add: registers the servicer, such as `add_SearchServiceServicer_to_server` bound to it.
+        ready: does the service's own job once and raises if it cannot.
+        tokens: bearer token by full service name or method (`/pkg.Service/Method`).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        service: str,
+        port: int,
+        add: Callable[[grpc.Server], None],
+        ready: Callable[[], None],
+        tokens: Mapping[str, str] | None = None,
+    ) -> None:
+        limit = rpc.MAX_MESSAGE_BYTES[service]
+        threads = settings.max_calls + 8  # room for health checks and for refusing
+        self._settings = settings
+        self._service = service
+        self._ready = ready
+        self._stopping = threading.Event()
+        self._health = health.HealthServicer(
+            experimental_non_blocking=True,
+            experimental_thread_pool=futures.ThreadPoolExecutor(4, "health"),
+        )
+        self._set_health(serving=False)
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(threads, "call"),
+            interceptors=[_Boundary(settings.max_calls, tokens or {})],
+            options=[
+                ("grpc.max_send_message_length", limit),
+                ("grpc.max_receive_message_length", limit),
+                # Clients look up replicas again only when a connection ends.
+                ("grpc.max_connection_age_ms", 45_000),
+                ("grpc.max_connection_age_grace_ms", 60_000),
+                # Two servers on one port would share its calls in silence.
+                ("grpc.so_reuseport", 0),
+            ],
+            maximum_concurrent_rpcs=threads,
+        )
+        add(self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (service, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self.port: int = self._server.add_insecure_port(f"{settings.host}:{port}")
+
+    def start(self) -> None:
+        """Serve, not ready until the first check of readiness has passed."""
+        self._server.start()
+        _log.info("listening", host=self._settings.host, port=self.port)
+        threading.Thread(target=self._watch, name="readiness", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop taking calls, let running ones end, then return."""
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._set_health(serving=False)
+            _log.info("draining", seconds=self._settings.drain_seconds)
+        self._server.stop(self._settings.drain_seconds).wait()
+
+    def run(self) -> None:
+        """Start, serve until SIGTERM or SIGINT, drain."""
+        asked = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: asked.set())
+        self.start()
+        asked.wait()
+        self.stop()
+        _log.info("stopped")
+
+    def _watch(self) -> None:
+        was_ready: bool | None = None
+        while not self._stopping.is_set():
+            try:
+                self._ready()
+                problem = ""
+            except CraError as error:
+                problem = error.message
+            except Exception as error:  # a bug in the check must show as not ready, not as silence
+                _log.exception("readiness check failed")
+                problem = repr(error)
+            if self._stopping.is_set():
+                return
+            ready = not problem
+            self._set_health(serving=ready)
+            if ready != was_ready:
+                _log.info("ready" if ready else "not ready", problem=problem or None)
+            was_ready = ready
+            self._stopping.wait(READINESS_PERIOD)
+
+    def _set_health(self, *, serving: bool) -> None:
+        states = health_pb2.HealthCheckResponse
+        state = states.SERVING if serving else states.NOT_SERVING
+        for name in ("", self._service):
+            self._health.set(name, state)

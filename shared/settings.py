@@ -1,0 +1,117 @@
+"""Settings of every service: read once, typed, checked at start. `CRA_NAME` sets `name`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """All settings, each with its meaning, read from the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="CRA_", extra="ignore", frozen=True)
+
+    model: str = Field(
+        "deploy/models/miniature",
+        description="official Chinese CLIP name (`ViT-B-16`, …), checkpoint file, or folder "
+        "with `checkpoint.pt` and `config.json`",
+    )
+    config: str = Field(
+        "",
+        description="shape of a checkpoint file's towers: a JSON file or `VISION@TEXT` of cn_clip; "
+        "empty: `config.json` beside it",
+    )
+    model_cache: str = Field("", description="folder for downloaded models; empty: cn_clip's own")
+    device: str = Field("auto", description="`cpu`, `cuda`, `cuda:N`; auto: CUDA if there is one")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="arithmetic of the towers; auto: fp32 on CPU, bf16 or fp16 on CUDA"
+    )
+    tower_threads: int = Field(1, ge=1, le=256, description="CPU threads of each tower's process")
+    max_batch: int = Field(32, ge=1, le=256, description="most items in one forward pass")
+    max_queue: int = Field(
+        512, ge=1, le=100_000, description="most items that wait for each tower; more is refused"
+    )
+
+    host: str = Field("127.0.0.1", description="address that servers listen on")
+    gateway_port: Port = Field(50051, description="port of the gateway")
+    embedding_port: Port = Field(50052, description="port of the embedding service")
+    ingest_port: Port = Field(50053, description="port of the ingest service")
+    events_port: Port = Field(8081, description="port of the bucket event receiver")
+    max_calls: int = Field(
+        64, ge=2, le=1024, description="calls that a server works on at once; more is refused"
+    )
+    drain_seconds: float = Field(
+        20.0, ge=0, le=600, description="time for running calls to end after SIGTERM"
+    )
+
+    gateway_target: str = Field("dns:///127.0.0.1:50051", description="where clients find Search")
+    embedding_target: str = Field("dns:///127.0.0.1:50052", description="where encoders are found")
+    ingest_target: str = Field("dns:///127.0.0.1:50053", description="where ingest is found")
+    encode_timeout: float = Field(
+        30.0, gt=0, le=600, description="seconds that ingest waits for a batch to be encoded"
+    )
+
+    s3_endpoint: str = Field("127.0.0.1:9000", description="host:port of the object store")
+    s3_secure: bool = Field(False, description="speak TLS to the object store")
+    s3_region: str = Field("us-east-1", description="region that requests are signed for")
+    s3_access_key: str = Field("", description="access key of the object store")
+    s3_secret_key: SecretStr = Field(SecretStr(""), description="its secret")
+    s3_public_endpoint: str = Field(
+        "", description="host:port that signed URLs name; empty: `CRA_S3_ENDPOINT`"
+    )
+    url_seconds: int = Field(3600, ge=1, le=604_800, description="how long a signed URL is valid")
+    buckets: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("images",), description="buckets whose images are indexed, separated by commas"
+    )
+
+    milvus_uri: str = Field("http://127.0.0.1:19530", description="the vector database")
+    milvus_token: SecretStr = Field(SecretStr(""), description="its token, `user:password`")
+    milvus_timeout: float = Field(10.0, gt=0, le=600, description="seconds for one request to it")
+
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="broker, waiting line and failure list"
+    )
+    event_token: SecretStr = Field(
+        SecretStr(""), description="bearer token of bucket events; empty: every event is refused"
+    )
+    service_token: SecretStr = Field(
+        SecretStr(""),
+        description="bearer token of the embedding service and of ingest's changing calls; "
+        "empty: none is asked for",
+    )
+    page_key: SecretStr = Field(
+        SecretStr(""),
+        description="key that signs page tokens, the same on all gateways; empty: one made at "
+        "start",
+    )
+
+    ingest_batch: int = Field(16, ge=1, le=64, description="images that a task takes at once")
+    lease_seconds: int = Field(
+        60, ge=5, le=3600, description="silence after which a task's objects go back in line"
+    )
+    max_losses: int = Field(
+        3, ge=1, le=100, description="workers that an object may take down before it fails"
+    )
+    max_object_bytes: int = Field(
+        64 * 2**20, ge=1, le=2**31, description="larger objects fail without being downloaded"
+    )
+    reconcile_seconds: int = Field(
+        300, ge=1, le=604_800, description="time between two reconciles of buckets and index"
+    )
+    max_deletion_share: float = Field(
+        0.1, ge=0, le=1, description="share of the index that a reconcile may remove unasked"
+    )
+
+    log_format: Literal["console", "json"] = Field("console", description="how log lines look")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="least severity that is logged"
+    )
+
+    @field_validator("buckets", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
