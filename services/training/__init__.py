@@ -1,0 +1,1 @@
+"""A job, not a server: data, tuning, evaluation, releases."""

@@ -1,0 +1,1 @@
+"""Rendered buildings with Chinese captions: a data set that needs no download."""
