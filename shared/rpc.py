@@ -1,6 +1,7 @@
 """gRPC's edge, for clients and servers alike: one table of errors, one way to open a channel."""
 
 import json
+from contextvars import ContextVar
 from typing import Any, Final
 
 import grpc
@@ -83,6 +84,10 @@ def from_rpc_error(error: grpc.RpcError) -> errors.CraError:
     return errors.CraError(f"{code.name}: {message}")
 
 
+request_id: Final[ContextVar[str]] = ContextVar("request_id", default="")
+"""The request that is being worked on; it goes with every call to another service."""
+
+
 class _AddMetadata(
     grpc.UnaryUnaryClientInterceptor,
     grpc.UnaryStreamClientInterceptor,
@@ -92,7 +97,10 @@ class _AddMetadata(
         self._metadata = metadata
 
     def _extend(self, details: Any) -> Any:
-        return details._replace(metadata=[*(details.metadata or ()), *self._metadata])
+        metadata = [*(details.metadata or ()), *self._metadata]
+        if request_id.get().isascii() and request_id.get().isprintable() and request_id.get():
+            metadata.append(("x-request-id", request_id.get()))
+        return details._replace(metadata=metadata)
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         return continuation(self._extend(details), request)
@@ -137,10 +145,9 @@ def open_channel(target: str, service: str, token: str = "") -> grpc.Channel:
             ("grpc.max_send_message_length", limit),
             ("grpc.max_receive_message_length", limit),
             ("grpc.keepalive_time_ms", 30_000),
+            # A server that is back is found again within seconds; the default waits two minutes.
+            ("grpc.max_reconnect_backoff_ms", 3_000),
         ],
     )
-    if token:
-        channel = grpc.intercept_channel(
-            channel, _AddMetadata([("authorization", f"Bearer {token}")])
-        )
-    return channel
+    credentials = [("authorization", f"Bearer {token}")] if token else []
+    return grpc.intercept_channel(channel, _AddMetadata(credentials))

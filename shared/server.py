@@ -85,6 +85,7 @@ class _Call:
         structlog.contextvars.clear_contextvars()
         given = dict(self._context.invocation_metadata()).get("x-request-id")
         request_id = str(given)[:128] if given else new_id()
+        rpc.request_id.set(request_id)
         structlog.contextvars.bind_contextvars(method=self._method, request_id=request_id)
         try:
             self._boundary.admit(self._method, self._context)
@@ -97,7 +98,7 @@ class _Call:
             self._boundary.release()
         seconds = round(time.perf_counter() - self._start, 4)
         if error is None or isinstance(error, GeneratorExit):
-            _log.info("call", code="OK", seconds=seconds)
+            _log.debug("call", code="OK", seconds=seconds)
         elif isinstance(error, CraError):
             self._abort(error, seconds)
         elif not self._context.code():  # type: ignore[attr-defined]

@@ -46,6 +46,8 @@ def configure_logging(service: str, log_format: str = "console", level: str = "I
     logging.basicConfig(handlers=[handler], level=level, force=True)
     # It logs each failed request with a traceback; our adapter raises, and who catches logs.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    # An outage is told by the adapter's error; these would tell it again at every try.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 

@@ -1,6 +1,7 @@
 """The `cra` command: search, put and see how far the index is."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from cra.shared.client import SearchClient
 from cra.shared.errors import CraError
 from cra.shared.settings import Settings
 
+METADATA_NAME = re.compile("[A-Za-z0-9-]+")
 INGEST = "cra.ingest.v1.IngestService"
 
 _out = Console()
@@ -245,8 +247,10 @@ def _pairs(items: tuple[str, ...]) -> list[tuple[str, str]]:
     pairs = []
     for item in items:
         name, sign, value = item.partition("=")
-        if not sign or not name:
-            raise click.UsageError(f"--meta takes NAME=VALUE, not {item!r}")
+        if not sign or not METADATA_NAME.fullmatch(name):
+            raise click.UsageError(
+                f"--meta takes NAME=VALUE, the name of letters, digits and hyphens, not {item!r}"
+            )
         pairs.append((name, value))
     return pairs
 

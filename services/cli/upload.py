@@ -1,5 +1,6 @@
 """Putting files into a bucket, several at a time."""
 
+import mimetypes
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ def put_all(
     problems = []
 
     def put(upload: Upload) -> None:
-        client.fput_object(bucket, upload.key, str(upload.file), metadata=headers)
+        content_type = mimetypes.guess_type(upload.file)[0] or "application/octet-stream"
+        client.fput_object(bucket, upload.key, str(upload.file), content_type, headers)
 
     with ThreadPoolExecutor(PARALLEL) as pool:
         running = {pool.submit(put, upload): upload for upload in uploads}

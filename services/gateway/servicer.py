@@ -81,6 +81,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         self, request: pb.SearchRequest, context: grpc.ServicerContext
     ) -> pb.SearchStreamResponse:
         try:
+            rpc.request_id.set("")  # that of the stream is not that of its queries
             response = self._answer(request, context.time_remaining())
         except CraError as error:
             problem = pb.SearchError(code=rpc.code_of(error).name, message=error.message)
@@ -94,7 +95,8 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
     def _answer(self, request: pb.SearchRequest, timeout: float | None) -> pb.SearchResponse:
         start = time.perf_counter()
         query = parse(request)
-        request_id = request.request_id or new_id()
+        request_id = request.request_id or rpc.request_id.get() or new_id()
+        rpc.request_id.set(request_id)
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             ranking = self._engine.search(query, timeout)
             total = time.perf_counter() - start

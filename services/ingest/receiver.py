@@ -61,7 +61,7 @@ def create_receiver(
         except UnavailableError as error:
             _log.warning("event refused", problem=error.message)
             return _answer(503, error.message)
-        _log.info("event", objects=[ref.image_id for ref in refs])
+        _log.debug("event", objects=[ref.image_id for ref in refs])
         return JSONResponse({"accepted": len(refs)})
 
     async def healthz(_request: Request) -> Response:

@@ -1,6 +1,7 @@
 """Wiring of the Celery worker and beat: `celery -A cra.services.ingest.worker worker`."""
 
 import functools
+import logging
 from typing import Any
 
 import structlog
@@ -53,6 +54,9 @@ def _parts() -> _Parts:
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def _setup_logging(**_: Any) -> None:
     configure_logging("worker", settings.log_format, settings.log_level)
+    # A line for each task and tick says nothing; our own lines say what was done.
+    for name in ("celery.app.trace", "celery.worker.strategy", "celery.beat"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @app.task(name=tasks.DRAIN, bind=True)  # type: ignore[untyped-decorator]

@@ -1,0 +1,191 @@
+"""The contract of the vector store port, on both kinds of Milvus."""
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from cra.shared.adapters.vector_store import MilvusVectorStore
+from cra.shared.domain import ImageRecord, IndexedImage, ObjectRef, SearchFilter, Vector, Version
+from cra.shared.errors import FailedPreconditionError, UnavailableError
+from cra.shared.ports import VectorStore
+from cra.shared.settings import Settings
+from tests.servers import free_ports, wait_until
+
+DIMENSION = 8
+AWKWARD_KEYS = [
+    "普通.jpg",
+    'a"b.jpg',
+    "a'b.jpg",
+    "back\\slash.jpg",
+    "per%cent_under.jpg",
+    "with space+plus.jpg",
+    '" or id != "',
+    "emoji🏯.jpg",
+    "new\nline.jpg",
+    "x" * 1024,
+]
+
+
+@pytest.fixture(scope="module")
+def store(any_milvus: str) -> Iterator[MilvusVectorStore]:
+    """A vector store on each kind of Milvus."""
+    with contextlib.closing(MilvusVectorStore(Settings(milvus_uri=any_milvus))) as store:
+        yield store
+
+
+@pytest.fixture
+def tower(store: VectorStore) -> str:
+    """A fresh, empty collection."""
+    fingerprint = uuid.uuid4().hex[:16]
+    store.ensure_collection(fingerprint, DIMENSION)
+    return fingerprint
+
+
+def unit(*values: float) -> Vector:
+    """Return a unit vector that begins with these values."""
+    vector = np.zeros(DIMENSION, np.float32)
+    vector[: len(values)] = values
+    return vector / np.float32(np.linalg.norm(vector))
+
+
+def image(key: str, vector: Vector, bucket: str = "images", **changes: object) -> IndexedImage:
+    """Return an image with some record."""
+    fields: dict[str, object] = {
+        "version": Version("etag", 1000),
+        "metadata_digest": "0" * 16,
+        "metadata": {"标题": '红"墙', "style": "唐"},
+        "width": 640,
+        "height": 480,
+        "ingested_at": 1_700_000_000.5,
+    }
+    record = ImageRecord(ref=ObjectRef(bucket, key), **{**fields, **changes})  # type: ignore[arg-type]
+    return IndexedImage(record, vector)
+
+
+def found(store: VectorStore, tower: str, where: SearchFilter, limit: int = 100) -> set[str]:
+    """Return the keys that a search finds, once all writes can be seen."""
+    hits = store.search(tower, unit(1.0), limit, where)
+    return {hit.record.ref.key for hit in hits}
+
+
+def see(store: VectorStore, tower: str, count: int) -> None:
+    """Wait until a search sees `count` images: searches may lag by a second."""
+    wait_until(
+        lambda: len(store.search(tower, unit(1.0), 1000, SearchFilter())) == count,
+        f"{count} images are searchable",
+    )
+
+
+def test_search_orders_by_cosine_then_image_id(store: VectorStore, tower: str) -> None:
+    """Hits come by falling cosine, equal ones by image_id, each with its whole record."""
+    images = [image("b", unit(1, 1)), image("a", unit(1, 1)), image("c", unit(1)),
+              image("d", unit(-1))]  # fmt: skip
+    store.upsert(tower, images)
+    see(store, tower, 4)
+    hits = store.search(tower, unit(1.0), 10, SearchFilter())
+    assert [hit.record.ref.key for hit in hits] == ["c", "a", "b", "d"]
+    assert [hit.score for hit in hits] == pytest.approx([1, 0.5**0.5, 0.5**0.5, -1], abs=1e-5)
+    assert hits[1].record == images[1].record
+
+
+def test_upsert_replaces(store: VectorStore, tower: str) -> None:
+    """Writing an image again leaves one entry: the new one."""
+    store.upsert(tower, [image("a", unit(1))])
+    store.upsert(tower, [image("a", unit(0, 1), version=Version("new", 2000))])
+    (record,) = store.records(tower, [ObjectRef("images", "a")])
+    assert record.version == Version("new", 2000)
+    assert len(list(store.entries(tower))) == 1
+    see(store, tower, 1)
+    (fetched,) = store.fetch(tower, [ObjectRef("images", "a")])
+    assert fetched.vector == pytest.approx(unit(0, 1), abs=1e-6)
+
+
+@pytest.mark.parametrize("key", AWKWARD_KEYS)
+def test_any_key_is_found_and_removed_alone(store: VectorStore, tower: str, key: str) -> None:
+    """A key of any characters is stored as it is, filtered by prefix, and removed by itself."""
+    store.upsert(tower, [image(key, unit(1)), image("neighbour", unit(0, 1))])
+    ref = ObjectRef("images", key)
+    assert [record.ref for record in store.records(tower, [ref])] == [ref]
+    see(store, tower, 2)
+    assert found(store, tower, SearchFilter(key_prefix=key)) == {key}
+    store.delete(tower, [ref])
+    assert [entry.ref.key for entry in store.entries(tower)] == ["neighbour"]
+
+
+def test_filters_hold_together(store: VectorStore, tower: str) -> None:
+    """Buckets, prefix, metadata and times each restrict, and all that are set must hold."""
+    store.upsert(
+        tower,
+        [
+            image("唐/1", unit(1), metadata={"style": "唐"}, ingested_at=100.0),
+            image("唐/2", unit(1), metadata={"style": "宋"}, ingested_at=200.0),
+            image("宋/1", unit(1), metadata={"style": "宋", "city": "唐"}, ingested_at=300.0),
+            image("唐/1", unit(1), bucket="other", metadata={}, ingested_at=400.0),
+        ],
+    )
+    see(store, tower, 4)
+
+    def ids(where: SearchFilter) -> set[str]:
+        return {h.record.ref.image_id for h in store.search(tower, unit(1.0), 10, where)}
+
+    assert ids(SearchFilter(buckets=("images",))) == {"images/唐/1", "images/唐/2", "images/宋/1"}
+    assert ids(SearchFilter(key_prefix="唐/")) == {"images/唐/1", "images/唐/2", "other/唐/1"}
+    assert ids(SearchFilter(metadata={"style": ("唐",)})) == {"images/唐/1"}
+    assert ids(SearchFilter(metadata={"style": ("唐", "宋")}, key_prefix="宋")) == {"images/宋/1"}
+    assert ids(SearchFilter(metadata={"style": ("宋",), "city": ("唐",)})) == {"images/宋/1"}
+    assert ids(SearchFilter(ingested_after=200.0, ingested_before=400.0)) == {
+        "images/唐/2",
+        "images/宋/1",
+    }
+    assert ids(SearchFilter(buckets=("none",))) == set()
+
+
+@pytest.mark.parametrize("value", ['"] or true or tags in ["', "\\", '"', "'", "%", "\n", "红墙"])
+def test_no_value_breaks_out_of_a_filter(store: VectorStore, tower: str, value: str) -> None:
+    """A value of any characters filters for exactly itself, in every field of the filter."""
+    store.upsert(tower, [image("a", unit(1), metadata={"name": value}), image("b", unit(1))])
+    see(store, tower, 2)
+    assert found(store, tower, SearchFilter(metadata={"name": (value,)})) == {"a"}
+    assert found(store, tower, SearchFilter(metadata={value: ("x",)})) == set()
+    assert found(store, tower, SearchFilter(buckets=(value,))) == set()
+    assert found(store, tower, SearchFilter(key_prefix=value)) == set()
+
+
+def test_search_returns_as_many_as_asked(store: VectorStore, tower: str) -> None:
+    """A thousand results come when there are as many, and the nearest are among them."""
+    rng = np.random.default_rng(0)
+    raw = rng.normal(size=(1500, DIMENSION)).astype(np.float32)
+    vectors = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    images = [image(f"{n:04}", vector) for n, vector in enumerate(vectors)]
+    for start in range(0, 1500, 500):
+        store.upsert(tower, images[start : start + 500])
+    wait_until(lambda: len(list(store.entries(tower))) == 1500, "all are written")
+    wait_until(
+        lambda: len(store.search(tower, unit(1.0), 1016, SearchFilter())) == 1016, "searchable"
+    )
+    best = {f"{n:04}" for n in np.argsort(-vectors @ unit(1.0))[:100]}
+    hits = store.search(tower, unit(1.0), 1016, SearchFilter())
+    assert len(best & {hit.record.ref.key for hit in hits[:100]}) >= 98
+
+
+def test_unknown_collection_is_a_failed_precondition(store: VectorStore) -> None:
+    """A search in a collection that was never made says so, instead of finding nothing."""
+    with pytest.raises(FailedPreconditionError):
+        store.search("nevermade", unit(1.0), 1, SearchFilter())
+
+
+def test_deleting_what_is_not_there_is_no_error(store: VectorStore, tower: str) -> None:
+    """Deletes are idempotent."""
+    store.delete(tower, [ObjectRef("images", "nothing")])
+    assert list(store.entries(tower)) == []
+
+
+def test_down_is_unavailable() -> None:
+    """A database that does not answer raises UnavailableError, never an empty result."""
+    (port,) = free_ports(1)
+    store = MilvusVectorStore(Settings(milvus_uri=f"http://127.0.0.1:{port}", milvus_timeout=1))
+    with pytest.raises(UnavailableError):
+        store.search("any", unit(1.0), 1, SearchFilter())

@@ -1,0 +1,173 @@
+"""Real servers for tests: each on free ports of loopback, in a folder of its own."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import redis
+from pydantic import SecretStr
+
+from cra.shared.adapters.object_store import connect
+from cra.shared.settings import Settings
+from deploy.local import parts
+from deploy.local.environment import LocalSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+STARTS_WITHIN = 120.0
+"""Seconds. The Milvus server takes about 32 on quiet cores."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on, below the range that outgoing connections take."""
+    found: list[int] = []
+    start = 20_000 + (os.getpid() * 37) % 8_000
+    for port in range(start, 32_000):
+        if len(found) == count:
+            return found
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found.append(port)
+    raise RuntimeError("no free ports")
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    """Return when `condition` holds; fail when it does not within `seconds`."""
+    pause = threading.Event()
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds:g} s: {what}")
+        pause.wait(0.05)
+
+
+@contextlib.contextmanager
+def running(
+    command: list[str],
+    folder: Path,
+    ready: Callable[[], bool],
+    env: dict[str, str] | None = None,
+    patience: float = 5.0,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server until the block ends: SIGTERM to its group, then SIGKILL after `patience`."""
+    log = folder / "server.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **(env or {})},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def up() -> bool:
+        if process.poll() is not None:
+            raise AssertionError(f"{command[0]} ended: {log.read_text()[-2000:]}")
+        return ready()
+
+    try:
+        wait_until(up, f"{command[0]} answers", STARTS_WITHIN)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def listens(port: int) -> bool:
+    """Tell whether somebody accepts connections."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def redis_server(folder: Path) -> Iterator[str]:
+    """Run Redis with an append-only file; yield its URL."""
+    (port,) = free_ports(1)
+    command = [parts.redis_server(), "--port", str(port), "--bind", "127.0.0.1"]
+    command += ["--dir", str(folder), "--appendonly", "yes", "--save", ""]
+    with running(command, folder, lambda: listens(port)):
+        url = f"redis://127.0.0.1:{port}/0"
+        with redis.Redis.from_url(url) as client:
+            wait_until(lambda: bool(client.ping()), "Redis answers")
+        yield url
+
+
+@contextlib.contextmanager
+def object_store(folder: Path, events_port: int | None = None) -> Iterator[Settings]:
+    """Run SeaweedFS with the bucket `images`; yield settings that reach it.
+
+    Args:
+        folder: its data.
+        events_port: port of the event receiver; if None, its events go nowhere.
+    """
+    ports = free_ports(3)
+    settings = Settings(
+        s3_endpoint=f"127.0.0.1:{ports[0]}",
+        s3_access_key="tests",
+        s3_secret_key=SecretStr("tests-secret"),
+        events_port=events_port or ports[1],
+        event_token=SecretStr("tests-events"),
+    )
+    local = LocalSettings(data_dir=folder, s3_port=ports[0])
+    parts.configure(settings, local, {"CRA_REDIS_PORT": str(ports[2])})
+    command = [str(Path(sys.executable).parent / "weed"), "server"]
+    command += [f"-options={folder}/s3/weed.options"]
+    command = ["sh", "-c", f'cd {folder}/s3 && exec "$@"', "sh", *command]
+    client = connect(settings)
+
+    def ready() -> bool:
+        if not listens(ports[0]):
+            return False
+        try:
+            if not client.bucket_exists("images"):
+                client.make_bucket("images")
+        except Exception:  # it listens before it answers
+            return False
+        return True
+
+    with running(command, folder, ready):
+        yield settings
+
+
+@contextlib.contextmanager
+def milvus(folder: Path, kind: str) -> Iterator[str]:
+    """Run the Milvus server or Milvus Lite's; yield its URI."""
+    (port,) = free_ports(1)
+    env = {
+        "CRA_DATA_DIR": str(folder),
+        "CRA_LOCAL_MILVUS": kind,
+        "CRA_MILVUS_PORT": str(port),
+    }
+    (folder / "milvus").mkdir()
+    uri = f"http://127.0.0.1:{port}"
+
+    def ready() -> bool:
+        from pymilvus import MilvusClient
+
+        if not listens(port):
+            return False
+        try:
+            client = MilvusClient(uri=uri, timeout=2, dedicated=True)
+            client.list_collections(timeout=2)
+            client.close()
+        except Exception:  # it listens before it answers
+            return False
+        return True
+
+    with running([sys.executable, "-m", "deploy.local.milvus"], folder, ready, env, patience=2.0):
+        yield uri
