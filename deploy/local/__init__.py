@@ -1,0 +1,1 @@
+"""The local stack: every process on one machine, on loopback, without containers."""

@@ -1,0 +1,66 @@
+"""Becomes the stack's Milvus: the real server where its wheel is installed, else Milvus Lite.
+
+The wheel's own `milvus-server` does not notice when its server dies, moves to another port while
+old connections of the last run are closing, and outlives SIGTERM; so this prepares what it
+prepares and then *is* the server, which the stack can watch and stop like any process. The
+server listens on all interfaces; its wheel offers no way to bind it to loopback.
+"""
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+from deploy.local import environment
+from deploy.local.ports import find_free
+
+_METRICS_PORT: Final = 9091
+
+
+def main() -> None:
+    """Replace this process by Milvus."""
+    _, local = environment.load()
+    folder = local.data / "milvus"
+    if local.real_milvus:
+        _become_server(folder / "server", local.milvus_port)
+    program = str(Path(sys.executable).parent / "milvus-lite")
+    arguments = ["--data-dir", str(folder / "lite"), "--host", "127.0.0.1"]
+    os.execv(program, [program, "server", *arguments, "--port", str(local.milvus_port)])  # noqa: S606
+
+
+def _become_server(folder: Path, port: int) -> None:
+    import milvus  # noqa: PLC0415  only where its wheel is installed
+
+    class Config(milvus.MilvusServerConfig):  # type: ignore[misc]
+        def try_bind_port(self, port: int) -> socket.socket | None:
+            probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                probe.close()
+                return None
+            return probe
+
+    # An option, unlike a default, is a port that it must get; its helpers' ports still move.
+    config = Config(data_dir=str(folder), proxy_port=port)
+    config.set("log.level", "warn")
+    config.resolve()
+    milvus._initialize_data_files(str(folder))
+    binary = folder / "bin" / "milvus"
+    env = {
+        **os.environ,
+        "DEPLOY_MODE": "STANDALONE",
+        "METRICS_PORT": str(find_free(_METRICS_PORT, set())),
+        "MILVUS_RUN_DIR": str(folder / "run"),
+        "LD_LIBRARY_PATH": os.pathsep.join(
+            [str(binary.parent), os.environ.get("LD_LIBRARY_PATH", "")]
+        ),
+    }
+    os.chdir(folder)
+    os.execve(binary, [str(binary), "run", "standalone"], env)  # noqa: S606
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""What runs: the Procfile's processes, and the configuration of other people's servers."""
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Final
+
+from honcho.environ import parse_procfile
+
+from cra.shared.settings import Settings
+from deploy.local.environment import ROOT, LocalSettings, StackError
+from deploy.local.ports import find_free
+
+PROCFILE: Final = ROOT / "deploy" / "Procfile"
+
+FOUNDATIONS: Final = frozenset({"redis", "s3", "milvus"})
+"""What the services stand on, and so stops after them."""
+
+_GRACE: Final = {
+    # Hangs on SIGTERM while it holds its ports; what it has acknowledged survives SIGKILL.
+    "milvus": 2.0,
+    "redis": 10.0,
+    "s3": 15.0,
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of the stack."""
+
+    name: str
+    command: tuple[str, ...]
+    grace: float
+    """Seconds from SIGTERM to SIGKILL."""
+
+
+def read_procfile(env: dict[str, str], drain_seconds: float) -> list[Part]:
+    """Return the Procfile's processes with the environment's values in their commands.
+
+    Raises:
+        StackError: a command names a variable that is not set.
+    """
+    parts = []
+    for name, line in parse_procfile(PROCFILE.read_text()).processes.items():
+        try:
+            command = tuple(Template(word).substitute(env) for word in shlex.split(line))
+        except KeyError as error:
+            raise StackError(f"{PROCFILE}: {name} needs {error}, which is not set") from error
+        parts.append(Part(name, command, _GRACE.get(name, drain_seconds + 10)))
+    return parts
+
+
+def configure(settings: Settings, local: LocalSettings, env: dict[str, str]) -> None:
+    """Write the configuration of Redis and of the object store, and make the data folders."""
+    for name in ("redis", "s3/logs", "milvus", "beat", "logs", "run"):
+        (local.data / name).mkdir(parents=True, exist_ok=True)
+    _configure_redis(local.data / "redis", int(env["CRA_REDIS_PORT"]))
+    _configure_s3(local.data / "s3", settings, local, int(env["CRA_REDIS_PORT"]))
+
+
+def _configure_redis(folder: Path, port: int) -> None:
+    options = {
+        "bind": "127.0.0.1",
+        "port": port,
+        "dir": json.dumps(str(folder)),
+        "appendonly": "yes",
+        "save": '""',
+        # Nothing that the broker took may be dropped to make room.
+        "maxmemory-policy": "noeviction",
+    }
+    _write(folder / "redis.conf", "".join(f"{name} {value}\n" for name, value in options.items()))
+
+
+def _configure_s3(folder: Path, settings: Settings, local: LocalSettings, redis_port: int) -> None:
+    identity = {
+        "name": "local",
+        "credentials": [
+            {
+                "accessKey": settings.s3_access_key,
+                "secretKey": settings.s3_secret_key.get_secret_value(),
+            }
+        ],
+        "actions": ["Admin"],
+    }
+    _write(folder / "s3.json", json.dumps({"identities": [identity]}, indent=1))
+    prefixes = [f"/buckets/{bucket}/" for bucket in settings.buckets]
+    _write(
+        folder / "notification.toml",
+        "[notification.webhook]\n"
+        "enabled = true\n"
+        f'endpoint = "http://127.0.0.1:{settings.events_port}/events"\n'
+        f"bearer_token = {json.dumps(settings.event_token.get_secret_value())}\n"
+        'event_types = ["create", "update", "delete", "rename"]\n'
+        f"path_prefixes = {json.dumps(prefixes)}\n",
+    )
+    data = folder / "data"
+    data.mkdir(exist_ok=True)
+    ours = {
+        local.s3_port,
+        local.milvus_port,
+        redis_port,
+        settings.gateway_port,
+        settings.embedding_port,
+        settings.ingest_port,
+        settings.events_port,
+    }
+    options: dict[str, str | int] = {
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        "dir": str(data),
+        "s3": "true",
+        "s3.config": str(folder / "s3.json"),
+        "s3.port": local.s3_port,
+        # Every other port too: several defaults are ports of ours.
+        "s3.port.grpc": find_free(19000, ours),
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "master.port": find_free(9333, ours),
+        "master.port.grpc": find_free(19333, ours),
+        "volume.port": find_free(9340, ours),
+        "volume.port.grpc": find_free(19340, ours),
+        "filer.port": find_free(8888, ours),
+        "filer.port.grpc": find_free(18888, ours),
+        "filer.localSocket": str(folder / "filer.sock"),
+        "s3.localSocket": str(folder / "s3.sock"),
+        "master.volumeSizeLimitMB": 512,
+        "volume.max": 0,  # as many as the disk holds
+        "master.telemetry": "false",
+        "volume.preStopSeconds": 0,
+    }
+    _write(folder / "weed.options", "".join(f"{name}={value}\n" for name, value in options.items()))
+
+
+def _write(file: Path, text: str) -> None:
+    file.touch(mode=0o600)
+    file.write_text(text)

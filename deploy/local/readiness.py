@@ -1,0 +1,141 @@
+"""Whether the parts of the stack do their jobs, and waiting until they do."""
+
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import grpc
+import redis
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cra.shared.adapters import object_store
+from cra.shared.settings import Settings
+from deploy.local.environment import LocalSettings, StackError
+from deploy.local.runner import tail
+from deploy.local.state import StateFile
+
+_PROBE_SECONDS: Final = 2.0
+_GIVE_UP_AFTER: Final = 3
+"""Starts after which a part that is down again will not come up by itself."""
+
+
+def probes(settings: Settings, local: LocalSettings) -> dict[str, Callable[[], bool]]:
+    """Return for each part that can be asked a question that is True once it is ready."""
+    return {
+        "redis": lambda: _redis(settings),
+        "s3": lambda: _buckets(settings),
+        "milvus": lambda: _listens(local.milvus_port),
+        "events": lambda: _http(f"http://127.0.0.1:{settings.events_port}/healthz"),
+        "embedding": lambda: _health(settings.embedding_target),
+        "ingest": lambda: _health(settings.ingest_target),
+        "gateway": lambda: _health(settings.gateway_target),
+    }
+
+
+def missing(questions: Mapping[str, Callable[[], bool]]) -> list[str]:
+    """Return the parts that are not ready now."""
+    return [name for name, question in questions.items() if not _ask(question)]
+
+
+def make_buckets(settings: Settings, stopped: Callable[[], bool]) -> list[str]:
+    """Make the buckets as soon as the object store answers; return those that were new."""
+    client = object_store.connect(settings)
+    made = []
+    for bucket in settings.buckets:
+        while not stopped():
+            try:
+                if not client.bucket_exists(bucket):
+                    client.make_bucket(bucket)
+                    made.append(bucket)
+                break
+            except Exception:  # not up yet, in any of the ways of the SDK
+                time.sleep(0.5)
+    return made
+
+
+def wait(settings: Settings, local: LocalSettings, file: StateFile, seconds: float) -> None:
+    """Wait until every part is ready, and name on a line those that are not yet.
+
+    Raises:
+        StackError: a part keeps dying, or time is up; with the end of its log.
+    """
+    questions = probes(settings, local)
+    began = time.monotonic()
+    line = Line()
+    while awaited := missing(questions):
+        line.show(f"waiting for {', '.join(awaited)}", time.monotonic() - began)
+        state = file.running()
+        if state is None:
+            line.end()
+            raise StackError(f"the stack ended:\n{tail(local.data / 'logs' / 'stack.log')}")
+        for part in state.parts:
+            if part.state != "running" and part.starts >= _GIVE_UP_AFTER:
+                line.end()
+                log = local.data / "logs" / f"{part.name}.log"
+                raise StackError(f"{part.name} keeps ending; the last lines of {log}:\n{tail(log)}")
+        if time.monotonic() - began > seconds:
+            line.end()
+            logs = local.data / "logs"
+            ends = [f"{logs / name}.log:\n{tail(logs / f'{name}.log', 8)}" for name in awaited]
+            raise StackError("\n".join([f"not ready after {seconds:g} s", *ends]))
+        time.sleep(0.5)
+    line.end()
+
+
+class Line:
+    """A line of progress: rewritten in place on a terminal, else printed when its text changes."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._text = ""
+
+    def show(self, text: str, seconds: float) -> None:
+        """Show what is going on."""
+        if self._terminal:
+            print(f"\r\033[K{text} ({seconds:.0f} s)", end="", flush=True)
+        elif text != self._text:
+            print(f"{text} ({seconds:.0f} s)", flush=True)
+        self._text = text
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._terminal and self._text:
+            print("\r\033[K", end="", flush=True)
+
+
+def _ask(question: Callable[[], bool]) -> bool:
+    try:
+        return question()
+    except Exception:  # whatever is wrong, it is not ready
+        return False
+
+
+def _redis(settings: Settings) -> bool:
+    url = settings.redis_url.get_secret_value()
+    with redis.Redis.from_url(url, socket_timeout=_PROBE_SECONDS) as client:
+        return bool(client.ping())
+
+
+def _buckets(settings: Settings) -> bool:
+    client = object_store.connect(settings)
+    return all(client.bucket_exists(bucket) for bucket in settings.buckets)
+
+
+def _listens(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port), _PROBE_SECONDS):
+        return True
+
+
+def _http(url: str) -> bool:
+    with urllib.request.urlopen(url, timeout=_PROBE_SECONDS) as answer:  # noqa: S310  our own
+        return bool(answer.status == 200)
+
+
+def _health(target: str) -> bool:
+    with grpc.insecure_channel(target) as channel:
+        request = health_pb2.HealthCheckRequest()
+        answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=_PROBE_SECONDS)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

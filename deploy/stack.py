@@ -1,0 +1,193 @@
+"""The local stack: `python -m deploy.stack up`, `down` or `status`, from the repository."""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Final
+
+from cra.shared.settings import Settings
+from deploy.local import environment, readiness
+from deploy.local.environment import ROOT, LocalSettings, StackError
+from deploy.local.parts import FOUNDATIONS, configure, read_procfile
+from deploy.local.runner import Runner, install_signals, tail
+from deploy.local.state import PartState, StackState, StateFile, birth_of, is_alive
+
+READY_SECONDS: Final = 240.0
+"""Time for everything to be ready, on a slow machine too."""
+_STOP_SECONDS: Final = 120.0
+
+
+def up() -> None:
+    """Run the stack in the foreground until Ctrl-C or SIGTERM.
+
+    Raises:
+        StackError: it cannot start; the message says why.
+    """
+    settings, local = environment.load()
+    file = StateFile(local.data)
+    if not file.acquire():
+        raise StackError(_is_up(file, local))
+    for name in file.kill_leftovers():
+        print(f"stopped {name}, left over from a stack that was killed")
+    environment.check_ports(settings, local)
+    env = environment.build(settings, local)
+    configure(settings, local, env)
+    published = environment.publish(local, env)
+    settings = environment.join(local)
+
+    def record(parts: list[PartState]) -> None:
+        file.write(StackState(os.getpid(), birth_of(os.getpid()), parts))
+
+    parts = read_procfile(env, settings.drain_seconds)
+    runner = Runner(parts, env, ROOT, local.data / "logs", FOUNDATIONS, record)
+    install_signals(runner)
+    record([])
+    stopping = threading.Event()
+    watcher = threading.Thread(
+        target=_announce, args=(runner, settings, local, stopping), daemon=True
+    )
+    runner.say(f"logs are kept in {local.data / 'logs'}; to reach this stack from a shell:")
+    runner.say(f"    set -a; . {published}; set +a")
+    runner.start()
+    watcher.start()
+    runner.wait()
+    stopping.set()
+    runner.say("stopping; once more to kill at once")
+    runner.stop()
+    file.clear()
+    runner.say("stopped")
+
+
+def up_detached() -> LocalSettings:
+    """Start the stack in the background and wait until it is ready.
+
+    Raises:
+        StackError: it is up already, or does not become ready; then nothing of it is left running.
+    """
+    _, local = environment.load()
+    file = StateFile(local.data)
+    if file.running() is not None:
+        raise StackError(_is_up(file, local))
+    log = local.data / "logs" / "stack.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deploy.stack", "up"],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    while file.running() is None:
+        if process.poll() is not None:
+            raise StackError(tail(log))
+        time.sleep(0.1)
+    try:
+        readiness.wait(environment.join(local), local, file, READY_SECONDS)
+    except BaseException:
+        down(local)
+        raise
+    return local
+
+
+def down(local: LocalSettings | None = None) -> bool:
+    """Stop the stack and wait until all of it is gone; False if none was up.
+
+    Raises:
+        StackError: it does not end.
+    """
+    if local is None:
+        _, local = environment.load()
+    file = StateFile(local.data)
+    state = file.running()
+    if state is None:
+        for name in file.kill_leftovers():
+            print(f"stopped {name}, left over from a stack that was killed")
+        file.clear()
+        return False
+    os.kill(state.pid, signal.SIGTERM)
+    began = time.monotonic()
+    line = readiness.Line()
+    while is_alive(state.pid, state.birth):
+        elapsed = time.monotonic() - began
+        if elapsed > _STOP_SECONDS:
+            line.end()
+            raise StackError(f"process {state.pid} does not end; see {local.data / 'logs'}")
+        now = file.read()
+        left = [part.name for part in now.parts if part.state != "stopped"] if now else []
+        line.show(f"stopping {', '.join(left)}", elapsed)
+        time.sleep(0.2)
+    line.end()
+    return True
+
+
+def status() -> bool:
+    """Print the state of each part; True if all are up and ready."""
+    _, local = environment.load()
+    state = StateFile(local.data).running()
+    if state is None:
+        print(f"no stack is up in {local.data}")
+        return False
+    unready = readiness.missing(readiness.probes(environment.join(local), local))
+    for part in state.parts:
+        age = f"{time.time() - part.since:.0f} s" if part.state == "running" else "-"
+        told = "not ready" if part.name in unready else ""
+        print(
+            f"{part.name:10} {part.state:8} pid {part.pid or '-':>7} {age:>9} "
+            f"restarts {max(0, part.starts - 1):>3}  {told}".rstrip()
+        )
+    return not unready and all(part.state == "running" for part in state.parts)
+
+
+def _announce(
+    runner: Runner, settings: Settings, local: LocalSettings, stopping: threading.Event
+) -> None:
+    for bucket in readiness.make_buckets(settings, stopping.is_set):
+        runner.say(f"made the bucket {bucket}")
+    questions = readiness.probes(settings, local)
+    began = time.monotonic()
+    while readiness.missing(questions):
+        if stopping.wait(1):
+            return
+    runner.say(f"everything is ready after {time.monotonic() - began:.0f} s")
+
+
+def _is_up(file: StateFile, local: LocalSettings) -> str:
+    state = file.running()
+    process = f" (process {state.pid})" if state else ""
+    return f"a stack is up already in {local.data}{process}; `make down` stops it"
+
+
+def main() -> None:
+    """Run one command."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.stack", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    start = commands.add_parser("up", help="start everything and show its logs; Ctrl-C stops it")
+    start.add_argument(
+        "--detach", action="store_true", help="return once all is ready; `down` stops it"
+    )
+    commands.add_parser("down", help="stop a stack that was started elsewhere")
+    commands.add_parser("status", help="show every process; exits 1 unless all are ready")
+    options = parser.parse_args()
+    try:
+        if options.command == "up" and options.detach:
+            up_detached()
+            print("everything is ready")
+        elif options.command == "up":
+            up()
+        elif options.command == "down":
+            print("stopped" if down() else "no stack was up")
+        elif not status():
+            sys.exit(1)
+    except StackError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
