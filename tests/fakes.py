@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from cra.shared.domain import Vector
@@ -33,7 +34,7 @@ def picture(
     return buffer.getvalue()
 
 
-def vector_of(pixels: np.ndarray) -> Vector:  # type: ignore[type-arg]
+def vector_of(pixels: npt.NDArray[np.uint8]) -> Vector:
     """Return the fake image tower's vector: the pixels themselves, centred, of unit length."""
     flat = pixels.astype(np.float32).ravel() - 127.3
     return np.asarray(flat / np.linalg.norm(flat), dtype=np.float32)

@@ -156,13 +156,16 @@ class MilvusVectorStore:
         return [_record(row) for row in self._query(image_tower, refs, _RECORD_FIELDS, "Strong")]
 
     def entries(self, image_tower: str) -> Iterator[IndexEntry]:
-        fields = ["bucket", "key", "etag", "modified_at"]
+        name = collection_name(image_tower)
+        # Waits until the server has seen every write; the iterator itself, though asked for
+        # strong consistency, was seen missing the last ones.
+        self._call("query", name, output_fields=["count(*)"], consistency_level="Strong")
         iterator = self._call(
             "query_iterator",
-            collection_name(image_tower),
+            name,
             batch_size=1000,
             filter="",
-            output_fields=fields,
+            output_fields=["bucket", "key", "etag", "modified_at"],
             consistency_level="Strong",
         )
         try:

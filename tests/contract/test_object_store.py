@@ -51,7 +51,8 @@ def test_a_change_changes_the_version(s3: Settings, client: Minio) -> None:
     first = store.look(ref)
     put(client, "changing", b"two", {"a": "2"})
     second = store.look(ref)
-    assert first is not None and second is not None
+    assert first is not None
+    assert second is not None
     assert first.version.etag != second.version.etag
     assert first.metadata_digest != second.metadata_digest
     client.remove_object("images", "changing")

@@ -1,0 +1,155 @@
+"""The ledger, on a real Redis."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from cra.services.ingest.ledger import Failure, Ledger
+from cra.shared.domain import ObjectRef, Version
+from cra.shared.errors import UnavailableError
+from tests.servers import free_ports
+
+LEASE = 60.0
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The ledger's clock."""
+    return Clock()
+
+
+@pytest.fixture
+def ledger(redis_url: str, clock: Clock) -> Iterator[Ledger]:
+    """An empty ledger."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+        yield Ledger(redis_url, LEASE, clock)
+
+
+def refs(*keys: str) -> list[ObjectRef]:
+    """Return objects of the bucket `images`."""
+    return [ObjectRef("images", key) for key in keys]
+
+
+def failure(key: str) -> Failure:
+    """Return some failure."""
+    return Failure(ObjectRef("images", key), "empty", "the file is empty", Version("e", 1), 1, 2.0)
+
+
+def test_an_object_is_in_line_once(ledger: Ledger) -> None:
+    """However many events name an object, it is taken once, the longest in line first."""
+    assert ledger.add(refs("b")) == 1
+    assert ledger.add(refs("b", "a")) == 1
+    assert ledger.claim(10).refs == refs("a", "b")  # equal times: by name
+    assert ledger.claim(10).refs == []
+
+
+def test_an_event_during_the_work_is_not_lost(ledger: Ledger) -> None:
+    """An object that changes while a worker holds it is taken again after that, and not before."""
+    ledger.add(refs("a"))
+    held = ledger.claim(1).refs
+    ledger.add(refs("a"))
+    assert ledger.claim(1).refs == []
+    ledger.done(held)
+    assert ledger.claim(1).refs == refs("a")
+
+
+def test_a_lost_batch_comes_back_one_by_one(ledger: Ledger, clock: Clock) -> None:
+    """When a worker dies, each of its objects comes back alone, with its losses counted."""
+    ledger.add(refs("a", "b", "c"))
+    assert len(ledger.claim(10).refs) == 3
+    clock.now += LEASE + 1
+    claims = [ledger.claim(10) for _ in range(4)]
+    assert [claim.refs for claim in claims] == [refs("a"), refs("b"), refs("c"), []]
+    assert [claim.losses for claim in claims] == [1, 1, 1, 0]
+    ledger.done(refs("a", "b"))
+    clock.now += LEASE + 1
+    assert ledger.claim(10).losses == 2  # c again
+    ledger.done(refs("c"))
+    ledger.add(refs("c"))
+    assert ledger.claim(10).losses == 0  # done wipes the slate
+
+
+def test_a_lost_object_does_not_hold_up_the_others(ledger: Ledger, clock: Clock) -> None:
+    """While one worker works on a suspect, others get the rest of the line in full batches."""
+    ledger.add(refs("bad"))
+    ledger.claim(1)
+    clock.now += LEASE + 1
+    ledger.add(refs("good1", "good2"))
+    assert ledger.claim(10).refs == refs("bad")
+    assert ledger.claim(10).refs == refs("good1", "good2")
+
+
+def test_renewed_leases_last(ledger: Ledger, clock: Clock) -> None:
+    """A worker that says it is alive keeps what it holds; what it let go of stays let go."""
+    ledger.add(refs("a", "b"))
+    ledger.claim(2)
+    ledger.done(refs("b"))
+    clock.now += LEASE - 1
+    ledger.renew(refs("a", "b"))
+    clock.now += LEASE - 1
+    assert ledger.claim(10).refs == []
+    assert ledger.waiting() == set(refs("a"))
+
+
+def test_retries_pause_longer_each_time(ledger: Ledger, clock: Clock) -> None:
+    """What is put back waits about twice as long each time, and a new event ends the wait."""
+    ledger.add(refs("a"))
+    for least, most in ((0.5, 1.0), (1.0, 2.0), (2.0, 4.0)):
+        held = ledger.claim(1).refs
+        assert held == refs("a")
+        ledger.put_back(held)
+        clock.now += least - 0.01
+        assert ledger.claim(1).refs == []
+        clock.now += most - least + 0.02
+    held = ledger.claim(1).refs
+    ledger.put_back(held)
+    ledger.add(refs("a"))
+    assert ledger.claim(1).refs == refs("a")
+
+
+def test_failures_are_listed_until_the_object_is_well(ledger: Ledger) -> None:
+    """A failure keeps its reason, leaves the line, and goes when the object is done."""
+    ledger.add(refs("b", "a"))
+    ledger.claim(2)
+    ledger.fail([failure("b"), failure("a")])
+    assert ledger.failures() == [failure("a"), failure("b")]
+    assert ledger.waiting() == set()
+    ledger.done(refs("a"))
+    assert ledger.failures() == [failure("b")]
+    ledger.forget(refs("b"))
+    assert ledger.failures() == []
+
+
+def test_rate_counts_the_last_minute(ledger: Ledger, clock: Clock) -> None:
+    """The rate is what was done over the last minute, a second."""
+    ledger.done(refs("a", "b", "c"))
+    assert ledger.rate() == pytest.approx(3 / 60)
+    clock.now += 70
+    assert ledger.rate() == 0
+
+
+def test_redis_down_is_unavailable() -> None:
+    """Without Redis every call says so."""
+    (port,) = free_ports(1)
+    ledger = Ledger(f"redis://127.0.0.1:{port}/0", LEASE)
+    for call in (
+        ledger.ping,
+        ledger.waiting,
+        lambda: ledger.claim(1),
+        lambda: ledger.add(refs("a")),
+    ):
+        with pytest.raises(UnavailableError):
+            call()

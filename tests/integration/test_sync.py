@@ -1,0 +1,345 @@
+"""Ingest on a real object store, Milvus Lite and Redis; only the model is a fake."""
+
+import io
+import uuid
+from collections.abc import Iterator, Sequence
+
+import pytest
+import redis
+from minio import Minio
+from minio.commonconfig import CopySource
+from minio.deleteobjects import DeleteObject
+
+from cra.services.ingest import tasks
+from cra.services.ingest.ledger import Ledger
+from cra.services.ingest.reconcile import FEW_ORPHANS, Reconciler
+from cra.services.ingest.sync import Outcome, Synchronizer
+from cra.shared.adapters.object_store import S3ObjectStore, connect, encode_metadata
+from cra.shared.adapters.vector_store import MilvusVectorStore
+from cra.shared.domain import ObjectDetails, ObjectRef
+from cra.shared.errors import AbortedError, UnavailableError
+from cra.shared.model.pixels import prepare
+from cra.shared.ports import EncodedImages, Priority
+from cra.shared.settings import Settings
+from tests.fakes import COLOURS, ColourEncoder, picture, vector_of
+
+A, B, C = (ObjectRef("images", key) for key in ("a.png", "目录/b b.png", "c.png"))
+RED, GREEN, BLUE = COLOURS["红"], COLOURS["绿"], COLOURS["蓝"]
+
+
+class World:
+    """A bucket, an index and a ledger, all empty."""
+
+    def __init__(self, s3: Settings, vectors: MilvusVectorStore, redis_url: str) -> None:
+        self.client: Minio = connect(s3)
+        self.objects = S3ObjectStore(s3)
+        self.vectors = vectors
+        self.encoder = ColourEncoder(uuid.uuid4().hex[:16])
+        self.redis_url = redis_url
+        self.ledger = Ledger(redis_url, 60)
+        self.settings = s3
+        self.synchronizer = self.make_synchronizer(self.encoder)
+        self.woken = 0
+        self.reconciler = Reconciler(
+            self.objects, vectors, self.encoder, self.ledger, ("images",), 0.1, self.wake
+        )
+        self.clear()
+
+    def make_synchronizer(
+        self, encoder: ColourEncoder, most: int = 10**6, objects: S3ObjectStore | None = None
+    ) -> Synchronizer:
+        """Return one on this world's stores."""
+        return Synchronizer(objects or self.objects, self.vectors, encoder, most)
+
+    def wake(self) -> None:
+        """Count how often the workers were called."""
+        self.woken += 1
+
+    def clear(self) -> None:
+        """Empty the bucket."""
+        keys = [
+            DeleteObject(item.object_name or "")
+            for item in self.client.list_objects("images", recursive=True)
+        ]
+        assert list(self.client.remove_objects("images", keys)) == []
+
+    def put(self, ref: ObjectRef, content: bytes, metadata: dict[str, str] | None = None) -> None:
+        """Put an object."""
+        self.client.put_object(
+            ref.bucket,
+            ref.key,
+            io.BytesIO(content),
+            len(content),
+            metadata=encode_metadata(metadata or {}),
+        )
+
+    def remove(self, ref: ObjectRef) -> None:
+        """Remove an object."""
+        self.client.remove_object(ref.bucket, ref.key)
+
+    def sync(self, *refs: ObjectRef) -> Outcome:
+        """Sync and return what became of it."""
+        return self.synchronizer.sync(refs)
+
+    def drain(self) -> None:
+        """Work off the line."""
+        while tasks.drain(self.ledger, self.synchronizer, self.objects, self.settings, seconds=5):
+            pass
+
+    def index(self) -> set[ObjectRef]:
+        """Return what is in the index."""
+        return {entry.ref for entry in self.vectors.entries(self.encoder.fingerprint)}
+
+    def holds(self, ref: ObjectRef, colour: tuple[int, int, int]) -> bool:
+        """Tell whether the index holds the vector of this colour for this object."""
+        (found,) = self.vectors.fetch(self.encoder.fingerprint, [ref])
+        expected = vector_of(prepare(picture(colour), self.encoder.preprocessing).pixels)
+        return bool(found.vector @ expected > 0.9999)
+
+    def encoder_pixels(self, colour: tuple[int, int, int]):  # type: ignore[no-untyped-def]
+        """Return what the fake tower sees of a picture of one colour."""
+        from cra.shared.model.pixels import prepare
+
+        return prepare(picture(colour), self.encoder.preprocessing).pixels
+
+
+@pytest.fixture
+def world(s3: Settings, vectors: MilvusVectorStore, redis_url: str) -> Iterator[World]:
+    """Empty stores."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+        yield World(s3, vectors, redis_url)
+
+
+def test_sync_indexes_the_object_as_it_is(world: World) -> None:
+    """A new object gets its vector, size, version and metadata; a second sync embeds nothing."""
+    world.put(A, picture(RED, (64, 48)), {"caption": "红墙"})
+    assert world.sync(A).done == [A]
+    (record,) = world.vectors.records(world.encoder.fingerprint, [A])
+    details = world.objects.look(A)
+    assert details is not None
+    assert (record.version, record.metadata) == (details.version, {"caption": "红墙"})
+    assert (record.width, record.height) == (64, 48)
+    assert world.holds(A, RED)
+    world.sync(A)
+    assert world.encoder.batches == [1]
+
+
+def test_overwrite_delete_rename_and_reupload(world: World) -> None:
+    """After each change a sync of the names concerned leaves exactly what the bucket holds."""
+    world.put(A, picture(RED))
+    world.put(B, picture(BLUE))
+    world.sync(A, B)
+    world.put(A, picture(GREEN))  # overwrite
+    world.sync(A)
+    assert world.holds(A, GREEN)
+    world.client.copy_object("images", C.key, CopySource("images", A.key))  # rename
+    world.remove(A)
+    world.sync(C, A)
+    assert world.index() == {B, C}
+    assert world.holds(C, GREEN)
+    world.remove(B)
+    world.sync(B, B)
+    assert world.index() == {C}
+    world.put(B, picture(RED))  # re-upload
+    world.sync(B)
+    assert world.index() == {B, C}
+    assert world.holds(B, RED)
+
+
+def test_other_metadata_is_another_version(world: World) -> None:
+    """The same picture with other metadata is written again."""
+    world.put(A, picture(RED), {"caption": "一"})
+    world.sync(A)
+    world.put(A, picture(RED), {"caption": "二"})
+    world.sync(A)
+    (record,) = world.vectors.records(world.encoder.fingerprint, [A])
+    assert record.metadata == {"caption": "二"}
+
+
+def test_a_bad_file_fails_alone_and_is_not_found_by_its_past(world: World) -> None:
+    """A bad file fails with its reason, harms no neighbour, and leaves the index if it was in."""
+    world.put(A, picture(RED))
+    world.sync(A)
+    world.put(A, b"no image")
+    world.put(B, picture(BLUE))
+    world.put(C, picture(GREEN, (640, 480), "JPEG")[:-50])
+    outcome = world.sync(A, B, C)
+    assert outcome.done == [B]
+    assert {failure.ref: failure.reason for failure in outcome.failed} == {
+        A: "not_an_image",
+        C: "truncated",
+    }
+    assert world.index() == {B}
+
+
+def test_too_large_an_object_is_not_read(world: World) -> None:
+    """An object over the limit fails by its size alone, and the message names the limit."""
+    world.put(A, picture(RED))
+
+    class Unreadable(S3ObjectStore):
+        def read(self, ref: ObjectRef) -> bytes | None:
+            raise AssertionError("it was read")
+
+    synchronizer = world.make_synchronizer(world.encoder, 10, Unreadable(world.settings))
+    (failure,) = synchronizer.sync([A]).failed
+    assert failure.reason == "too_many_bytes"
+    assert "at most 10" in failure.message
+
+
+@pytest.mark.parametrize("last", ["overwritten", "deleted"])
+def test_interleaved_syncs_leave_the_truth(world: World, last: str) -> None:
+    """A slow sync of an old state that ends after a quick sync of the new one does no harm."""
+    world.put(A, picture(RED))
+
+    class Slow(ColourEncoder):
+        """While it embeds, the object changes and another worker syncs it."""
+
+        changed = False
+
+        def embed_pixels(
+            self,
+            pixels: Sequence[bytes],
+            preprocessing: str,
+            priority: Priority,
+            timeout: float | None = None,
+        ) -> EncodedImages:
+            if not self.changed:
+                self.changed = True
+                if last == "deleted":
+                    world.remove(A)
+                else:
+                    world.put(A, picture(BLUE))
+                assert world.sync(A).done == [A]
+            return super().embed_pixels(pixels, preprocessing, priority, timeout)
+
+    slow = world.make_synchronizer(Slow(world.encoder.fingerprint))
+    assert slow.sync([A]).done == [A]
+    if last == "deleted":
+        assert world.index() == set()
+    else:
+        assert world.holds(A, BLUE)
+
+
+def test_an_object_that_never_rests_goes_back_in_line(world: World) -> None:
+    """An object that changes at every look is not called done."""
+    world.put(A, picture(RED))
+
+    class Restless(S3ObjectStore):
+        looks = 0
+
+        def look(self, ref: ObjectRef) -> ObjectDetails | None:
+            self.looks += 1
+            world.put(A, picture((self.looks, 0, 0)))
+            return super().look(ref)
+
+    objects = Restless(world.settings)
+    synchronizer = world.make_synchronizer(world.encoder, objects=objects)
+    assert synchronizer.sync([A]).unsettled == [A]
+
+
+def test_draining_follows_events_in_any_order(world: World) -> None:
+    """Duplicate, late and reversed events end in the same index."""
+    world.put(A, picture(RED))
+    world.ledger.add([A])
+    world.drain()
+    world.remove(A)
+    world.put(B, picture(GREEN))
+    world.ledger.add([B, A, B])
+    world.ledger.add([A])
+    world.drain()
+    assert world.index() == {B}
+    assert world.ledger.waiting() == set()
+
+
+def test_an_outage_keeps_the_work_in_line(world: World) -> None:
+    """While the encoder is down nothing is failed and nothing is lost."""
+    world.put(A, picture(RED))
+    world.ledger.add([A])
+
+    class Down(ColourEncoder):
+        def embed_pixels(
+            self,
+            pixels: Sequence[bytes],
+            preprocessing: str,
+            priority: Priority,
+            timeout: float | None = None,
+        ) -> EncodedImages:
+            raise UnavailableError("down")
+
+    down = world.make_synchronizer(Down(world.encoder.fingerprint))
+    assert not tasks.drain(world.ledger, down, world.objects, world.settings)
+    assert world.ledger.waiting() == {A}
+    assert world.ledger.failures() == []
+    world.ledger.add([A])
+    world.drain()
+    assert world.index() == {A}
+
+
+def test_an_object_that_takes_workers_down_fails(world: World) -> None:
+    """After three lost workers an object is on the failure list and is not tried again."""
+    world.put(A, picture(RED))
+    world.ledger.add([A])
+    impatient = Ledger(world.redis_url, -1)  # leases that are over at once
+    for losses in range(3):
+        assert impatient.claim(1).losses == losses
+    tasks.drain(impatient, world.synchronizer, world.objects, world.settings, seconds=1)
+    (failure,) = world.ledger.failures()
+    assert (failure.ref, failure.reason, failure.attempts) == (A, "worker_lost", 3)
+    assert world.ledger.waiting() == set()
+
+
+def test_reconcile_finds_what_events_missed(world: World) -> None:
+    """Missing, stale and orphaned are found, put in line, and gone after the line is drained."""
+    for ref in (A, B, C):
+        world.put(ref, picture(RED))
+    world.sync(A, B)
+    world.put(A, picture(BLUE))
+    world.remove(B)
+    *_, dry = world.reconciler.reconcile(dry_run=True)
+    assert (dry.objects, dry.missing, dry.stale, dry.orphaned) == (2, 1, 1, 1)
+    assert world.ledger.waiting() == set()
+    *_, summary = world.reconciler.reconcile()
+    assert summary.finished_at >= summary.started_at
+    assert world.ledger.waiting() == {A, B, C}
+    assert world.woken == 1
+    world.drain()
+    assert world.index() == {A, C}
+    assert world.holds(A, BLUE)
+
+
+def test_reconcile_stops_before_a_mass_deletion(world: World) -> None:
+    """An index that would lose more than its share loses nothing until a person allows it."""
+    refs = [ObjectRef("images", f"{n}.png") for n in range(FEW_ORPHANS + 1)]
+    for ref in refs:
+        world.put(ref, picture(RED))
+    world.sync(*refs)
+    world.clear()
+    with pytest.raises(AbortedError, match="21 of 21"):
+        list(world.reconciler.reconcile())
+    assert world.ledger.waiting() == set()
+    list(world.reconciler.reconcile(allow_mass_deletion=True))
+    world.drain()
+    assert world.index() == set()
+
+
+def test_status_adds_up(world: World) -> None:
+    """Each object is counted under one heading, and the headings add up to the bucket."""
+    indexed, waiting, failed, unknown, stale, orphan = (
+        ObjectRef("images", f"{name}.png")
+        for name in ("indexed", "waiting", "failed", "unknown", "stale", "orphan")
+    )
+    for ref in (indexed, waiting, unknown, stale, orphan):
+        world.put(ref, picture(RED))
+    world.put(failed, b"no image")
+    world.ledger.add([indexed, failed, stale, orphan])
+    world.drain()
+    world.put(stale, picture(BLUE))
+    world.remove(orphan)
+    world.ledger.add([waiting])
+    status = world.reconciler.status()
+    assert (status.objects, status.indexed, status.waiting, status.failed) == (5, 1, 1, 1)
+    assert (status.unaccounted, status.stale, status.orphaned) == (2, 1, 1)
+    retried, unknown_refs = tasks.retry(world.ledger, [failed, unknown])
+    assert (retried, unknown_refs) == (1, [unknown])
+    assert failed in world.ledger.waiting()
