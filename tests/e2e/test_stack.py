@@ -1,0 +1,274 @@
+"""The local stack as its users see it: every process real, driven from outside."""
+
+import io
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from dotenv import dotenv_values
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from minio import Minio
+from minio.commonconfig import CopySource
+from PIL import Image
+
+from cra.ingest.v1 import ingest_pb2 as ingest
+from cra.ingest.v1 import ingest_pb2_grpc as ingest_grpc
+from cra.shared import rpc
+from cra.shared.adapters.object_store import connect, encode_metadata
+from cra.shared.adapters.remote_encoder import RemoteEncoder
+from cra.shared.client import SearchClient
+from cra.shared.errors import InvalidArgumentError, NotFoundError, UnauthenticatedError
+from cra.shared.settings import Settings
+from tests.checkpoints import make_checkpoint
+from tests.servers import ROOT, free_ports, wait_until
+
+INGEST = "cra.ingest.v1.IngestService"
+
+
+class Stack:
+    """A running stack and clients of it."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self.env = env
+        names = {name.removeprefix("CRA_").lower(): value for name, value in env.items()}
+        fields = {name: value for name, value in names.items() if name in Settings.model_fields}
+        self.settings = Settings(**fields)  # type: ignore[arg-type]
+        self.bucket: Minio = connect(self.settings)
+        self.search = SearchClient(self.settings.gateway_target, timeout=20)
+        self.ingest = self.ingest_stub(self.settings.service_token.get_secret_value())
+
+    def ingest_stub(self, token: str) -> ingest_grpc.IngestServiceStub:
+        """Return a stub of the ingest service that sends this token."""
+        channel = rpc.open_channel(self.settings.ingest_target, INGEST, token)
+        return ingest_grpc.IngestServiceStub(channel)
+
+    def put(self, key: str, content: bytes, metadata: dict[str, str] | None = None) -> None:
+        """Put an object into the bucket."""
+        headers = encode_metadata(metadata or {})
+        self.bucket.put_object("images", key, io.BytesIO(content), len(content), metadata=headers)
+
+    def status(self) -> ingest.GetStatusResponse:
+        """Count now."""
+        return self.ingest.GetStatus(ingest.GetStatusRequest(refresh=True), timeout=20)
+
+    def settled(self) -> bool:
+        """Tell whether every object is indexed or failed and nothing else is left."""
+        status = self.status()
+        left = status.waiting + status.unaccounted + status.stale + status.orphaned
+        return left == 0 and status.indexed + status.failed == status.objects
+
+    def best(self, image: bytes) -> tuple[str, float]:
+        """Return key and score of the first hit for a picture."""
+        hits = self.search.search(image=image, top_k=1).hits
+        return (hits[0].key, hits[0].score) if hits else ("", 0.0)
+
+    def follows(self, image: bytes, key: str) -> None:
+        """Wait until a picture is found under a key with a cosine above 0.99."""
+        wait_until(lambda: self.best(image) > (key, 0.99) and self.best(image)[0] == key, key)
+
+    def cra(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line."""
+        command = [str(Path(sys.executable).parent / "cra"), *arguments]
+        return subprocess.run(
+            command, env=self.env, capture_output=True, text=True, timeout=60, check=False
+        )
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The whole local stack, on Milvus Lite, free ports and a small random model."""
+    folder = tmp_path_factory.mktemp("stack")
+    model = make_checkpoint(folder / "model")
+    names = ("GATEWAY", "EMBEDDING", "INGEST", "EVENTS", "S3", "MILVUS", "REDIS")
+    ports = dict(zip((f"CRA_{n}_PORT" for n in names), map(str, free_ports(7)), strict=True))
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("CRA_")},
+        **ports,
+        "CRA_DATA_DIR": str(folder / "data"),
+        "CRA_LOCAL_MILVUS": "lite",
+        "CRA_MODEL": str(model),
+    }
+    command = [sys.executable, "-m", "deploy.stack"]
+    start = subprocess.run(
+        [*command, "up", "--detach"],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert start.returncode == 0, start.stdout + start.stderr
+    try:
+        published = dotenv_values(folder / "data" / "run" / "stack.env")
+        yield Stack({**env, **{name: value or "" for name, value in published.items()}})
+    finally:
+        subprocess.run([*command, "down"], env=env, cwd=ROOT, timeout=180, check=True)
+
+
+def photograph(seed: int, kind: str = "JPEG", size: tuple[int, int] = (320, 240)) -> bytes:
+    """Return a picture with large and small forms, unlike that of any other seed."""
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    image.resize(size, Image.Resampling.BICUBIC).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def test_a_dropped_image_is_found_without_anyone_asking(stack: Stack) -> None:
+    """An image put into the bucket is searchable by text, by itself and by its id."""
+    picture = photograph(1)
+    stack.put("目录/图 1+a%.jpg", picture, {"caption": "红墙"})
+    stack.follows(picture, "目录/图 1+a%.jpg")
+    hits = stack.search.search("红墙", top_k=200).hits
+    (hit,) = [hit for hit in hits if hit.key == "目录/图 1+a%.jpg"]
+    assert hit.image_id == "images/目录/图 1+a%.jpg"
+    assert dict(hit.metadata) == {"caption": "红墙"}
+    assert (hit.width, hit.height) == (320, 240)
+    stack.search.search(image_id=hit.image_id)
+
+
+def test_overwrite_rename_and_delete_are_followed(stack: Stack) -> None:
+    """The index follows each change of the bucket."""
+    first, second = photograph(2), photograph(3)
+    stack.put("changing.jpg", first)
+    stack.follows(first, "changing.jpg")
+    stack.put("changing.jpg", second)
+    stack.follows(second, "changing.jpg")
+    assert stack.best(first)[1] < 0.99
+    stack.bucket.copy_object("images", "renamed.jpg", CopySource("images", "changing.jpg"))
+    stack.bucket.remove_object("images", "changing.jpg")
+    stack.follows(second, "renamed.jpg")
+
+    def gone() -> bool:
+        try:
+            stack.search.search(image_id="images/changing.jpg")
+        except NotFoundError:
+            return True
+        return False
+
+    wait_until(gone, "the deleted image is not found any more")
+
+
+def test_a_bad_file_is_listed_with_its_reason(stack: Stack) -> None:
+    """A file that is no image is on the failure list, can be retried, and leaves it when mended."""
+    stack.put("坏.jpg", b"this is text")
+
+    def failures() -> dict[str, str]:
+        page = stack.ingest.ListFailures(ingest.ListFailuresRequest(), timeout=20)
+        return {failure.image_id: failure.reason for failure in page.failures}
+
+    wait_until(lambda: failures().get("images/坏.jpg") == "not_an_image", "it is listed")
+    answer = stack.ingest.RetryFailures(
+        ingest.RetryFailuresRequest(image_ids=["images/坏.jpg", "images/none.jpg"])
+    )
+    assert (answer.retried, list(answer.unknown)) == (1, ["images/none.jpg"])
+    stack.put("坏.jpg", photograph(4))
+    stack.follows(photograph(4), "坏.jpg")
+    wait_until(lambda: not failures(), "it is no failure any more")
+
+
+def test_status_adds_up(stack: Stack) -> None:
+    """Objects are all indexed, waiting or failed; nothing is unaccounted, stale or orphaned."""
+    for number in range(10, 40):
+        stack.put(f"many/{number}.jpg", photograph(number))
+    wait_until(stack.settled, "all are indexed", 60)
+    status = stack.status()
+    assert status.objects >= 30
+    assert status.objects == status.indexed + status.failed
+
+
+def test_put_of_photographs(stack: Stack, tmp_path: Path) -> None:
+    """`cra put` of a folder indexes every JPEG; each finds itself first, above 0.99."""
+    sizes = [(1600, 1200), (640, 960), (800, 800), (333, 777)]
+    pictures = {f"photo {n}.jpg": photograph(100 + n, size=sizes[n % 4]) for n in range(12)}
+    for name, content in pictures.items():
+        (tmp_path / name).write_bytes(content)
+    done = stack.cra("put", str(tmp_path), "--prefix", "photos/")
+    assert done.returncode == 0, done.stderr
+    assert "12 of 12" in done.stdout
+    wait_until(stack.settled, "all are indexed", 60)
+    for name, content in pictures.items():
+        stack.follows(content, f"photos/{name}")
+
+
+def test_the_command_line(stack: Stack) -> None:
+    """`cra` searches, shows status and failures, reconciles, and says what is wrong in a line."""
+    stack.put("cli.jpg", photograph(5))
+    stack.follows(photograph(5), "cli.jpg")
+    assert "images/" in stack.cra("search", "红墙", "--json").stdout
+    assert "indexed" in stack.cra("status").stdout
+    assert stack.cra("failures").returncode == 0
+    assert "objects" in stack.cra("reconcile", "--dry-run").stdout
+    wrong = stack.cra("search", "", "--json")
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("Error: text: is empty")
+
+
+def test_sync_by_hand_needs_credentials(stack: Stack) -> None:
+    """Changing calls of ingest and the embedding service refuse callers without credentials."""
+    request = ingest.SyncObjectsRequest(image_ids=["images/cli.jpg"])
+    assert stack.ingest.SyncObjects(request).accepted == 1
+    for token in ("", "wrong"):
+        with pytest.raises(grpc.RpcError) as caught:
+            stack.ingest_stub(token).SyncObjects(request)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        with pytest.raises(UnauthenticatedError):
+            RemoteEncoder(stack.settings.embedding_target, token).embed_texts(["红"])
+    stack.ingest_stub("").GetStatus(ingest.GetStatusRequest())
+    with pytest.raises(grpc.RpcError) as caught:
+        stack.ingest.SyncObjects(ingest.SyncObjectsRequest(image_ids=["elsewhere/a.jpg"]))
+    error = rpc.from_rpc_error(caught.value)
+    assert isinstance(error, InvalidArgumentError)
+    assert error.field == "image_ids[0]"
+
+
+def test_events_need_their_token(stack: Stack) -> None:
+    """The receiver takes events with its bearer token only."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{stack.settings.events_port}/events",
+        data=b'{"Records": []}',
+        headers={"Authorization": "Bearer wrong"},
+    )
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=10)  # noqa: S310
+    assert caught.value.code == 401
+
+
+def test_every_server_has_health_and_reflection(stack: Stack) -> None:
+    """Standard health says SERVING, for the service and over all; reflection lists it."""
+    services = {
+        "cra.search.v1.SearchService": stack.settings.gateway_target,
+        "cra.embedding.v1.EmbeddingService": stack.settings.embedding_target,
+        INGEST: stack.settings.ingest_target,
+    }
+    for service, target in services.items():
+        with grpc.insecure_channel(target) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            for name in ("", service):
+                answer = health.Check(  # type: ignore[attr-defined]
+                    health_pb2.HealthCheckRequest(service=name), timeout=10
+                )
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            reflection = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[operator]
+            asked = reflection_pb2.ServerReflectionRequest(list_services="")
+            (listed,) = reflection.ServerReflectionInfo(iter([asked]), timeout=10)
+            names = {one.name for one in listed.list_services_response.service}
+            assert {service, "grpc.health.v1.Health"} <= names
+
+
+def test_reconcile_over_grpc_reports_the_end(stack: Stack) -> None:
+    """Reconcile streams to a last message with everything counted."""
+    wait_until(stack.settled, "nothing is under way", 60)
+    *_, last = stack.ingest.Reconcile(ingest.ReconcileRequest())
+    assert last.done
+    assert (last.summary.missing, last.summary.stale, last.summary.orphaned) == (0, 0, 0)
+    assert stack.status().last_reconcile.objects == last.summary.objects
