@@ -6,6 +6,7 @@ never stands before a query.
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -141,13 +142,20 @@ def _remember_problem(load: Callable[[Settings], None], settings: Settings) -> N
     """Load a tower; if that fails, keep the reason for the first call instead of dying with it."""
     global _problem  # noqa: PLW0603 - one tower a process
     # Ctrl-C reaches the whole group; the parent drains first and then ends this process.
-    import signal  # noqa: PLC0415
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         load(settings)
     except Exception as error:  # raised again by _check
         _problem = error
+
+
+def _end_with_parent() -> None:
+    """End this process when the service was killed: nobody else would, and it holds a model."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _check() -> None:
