@@ -15,13 +15,28 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 MAX_PIXELS: Final = 89_478_485
 """Pillow's own limit against decompression bombs: 256 MiB of RGB."""
 
+MAX_SIDE: Final = 65_535
+"""JPEG's own limit. A resize needs memory in proportion to the side: a PNG of one row and 90 KB
+could ask for 3 GB."""
+
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """What is decoded; the plugins of rarer formats are a risk and no gain."""
+
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image of an EXIF orientation upright."""
 
 # The statistics of OpenAI's CLIP, which Chinese CLIP keeps.
 MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
@@ -32,7 +47,8 @@ class BadImageError(Exception):
     """An image that cannot be encoded.
 
     Attributes:
-        reason: a stable word: `empty`, `not_an_image`, `truncated`, `too_many_pixels`.
+        reason: a stable word: `empty`, `not_an_image`, `truncated`, `corrupt`,
+            `too_many_pixels`, `too_long`.
         message: what is wrong, for people.
     """
 
@@ -78,10 +94,19 @@ def prepare(encoded: bytes, preprocessing: Preprocessing) -> PreparedImage:
     """Decode an image in full, check it and bring it to the tower's size.
 
     Raises:
-        BadImageError: it is empty, no image, cut short, or has too many pixels.
+        BadImageError: it is empty, no image, cut short, damaged, or too large.
     """
-    image = _decode(encoded)
-    return PreparedImage(squash(image, preprocessing), image.width, image.height)
+    image = _open(encoded)
+    try:
+        image.load()
+        turn = _turn(image)
+        image = _eight_bit(image)
+        if turn is not None:
+            image = image.transpose(turn)
+        return PreparedImage(squash(image, preprocessing), image.width, image.height)
+    except Exception as error:  # decoders raise nearly anything on hostile bytes
+        reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
+        raise BadImageError(reason, f"the image cannot be decoded: {error}") from error
 
 
 def squash(image: Image.Image, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -89,10 +114,10 @@ def squash(image: Image.Image, preprocessing: Preprocessing) -> npt.NDArray[np.u
     side = (preprocessing.input_size, preprocessing.input_size)
     # Resize before the conversion: cn_clip's order, which matters for palettes, alpha and CMYK.
     resized = image.resize(side, Image.Resampling.BICUBIC)
-    return np.asarray(resized.convert("RGB"), dtype=np.uint8)
+    return np.array(resized.convert("RGB"), dtype=np.uint8)
 
 
-def _decode(encoded: bytes) -> Image.Image:
+def _open(encoded: bytes) -> Image.Image:
     if not encoded:
         raise BadImageError("empty", "the file is empty")
     try:
@@ -106,14 +131,12 @@ def _decode(encoded: bytes) -> Image.Image:
         raise BadImageError(
             "not_an_image", f"not an image of a known format ({', '.join(FORMATS)})"
         ) from error
+    size = f"{image.width} x {image.height}"
     if image.width * image.height > MAX_PIXELS:
-        raise BadImageError("too_many_pixels", _pixel_limit(f"{image.width} x {image.height}"))
-    try:
-        image.load()
-        return _upright(_eight_bit(image))
-    except Exception as error:
-        reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
-        raise BadImageError(reason, f"the image cannot be decoded: {error}") from error
+        raise BadImageError("too_many_pixels", _pixel_limit(size))
+    if max(image.size) > MAX_SIDE:
+        raise BadImageError("too_long", f"too long: {size}; a side has at most {MAX_SIDE} pixels")
+    return image
 
 
 def _pixel_limit(found: str) -> str:
@@ -124,26 +147,23 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     """Scale 16-bit, 32-bit and float grayscale to 8 bits; leave every other mode alone."""
     if not image.mode.startswith(("I", "F")):
         return image
-    samples = np.asarray(image, dtype=np.float64)
+    samples = np.array(image, dtype=np.float32)  # exact enough: k / 257 is never near a half
     if not np.isfinite(samples).all():
         raise ValueError("it holds samples that are not finite")
-    if image.mode.startswith("F") and samples.max(initial=0.0) <= 1.0:
-        scale = 255.0
-    elif samples.max(initial=0.0) > 65535.0:
-        scale = 255.0 / samples.max()
+    most = float(samples.max(initial=0.0))
+    if image.mode.startswith("F") and most <= 255.0:
+        scale = 255.0 if most <= 1.0 else 1.0
     else:
-        scale = 255.0 / 65535.0
-    eight = Image.fromarray(np.clip(np.rint(samples * scale), 0, 255).astype(np.uint8))
-    eight.info.update(image.info)
-    orientation = image.getexif().get(ExifTags.Base.Orientation)
-    if orientation is not None:
-        eight.getexif()[ExifTags.Base.Orientation] = orientation
-    return eight
+        scale = 255.0 / max(most, 65535.0)
+    # In place: a large image has room once, not four times.
+    np.rint(np.multiply(samples, scale, out=samples), out=samples)
+    return Image.fromarray(np.clip(samples, 0, 255, out=samples).astype(np.uint8))
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what makes a decoded image upright."""
     try:
-        return ImageOps.exif_transpose(image)
-    except (ArithmeticError, LookupError, OSError, SyntaxError, TypeError, ValueError):
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
         # The orientation is unreadable; the pixels are fine, and viewers show them as they lie.
-        return image
+        return None
