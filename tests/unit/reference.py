@@ -21,10 +21,8 @@ TOLERANCE = 1e-4
 class Reference:
     """A checkpoint as cn_clip loads and calls it, its README line by line, in eval mode."""
 
-    def __init__(self, folder: Path, **load: Any) -> None:
-        model, self.preprocess = utils.load_from_name(
-            str(folder / "checkpoint.pt"), device="cpu", **load
-        )
+    def __init__(self, name: str, **load: Any) -> None:
+        model, self.preprocess = utils.load_from_name(name, device="cpu", **load)
         # Without this, cn_clip's dropout makes every vector random.
         self.model = model.eval()
 
@@ -50,7 +48,7 @@ def load_reference(folder: Path, vision: Vision = "vit", seed: int = 0) -> Refer
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, "__file__", str(folder / "utils.py"))
         return Reference(
-            folder,
+            str(folder / "checkpoint.pt"),
             vision_model_name="tiny-vision",
             text_model_name="tiny-text",
             input_resolution=32,
