@@ -75,12 +75,22 @@ def find_model(model: str, config: str = "", cache: Path | None = None) -> Model
     config_file = Path(config) if config else checkpoint.with_name("config.json")
     if not config_file.is_file():
         raise FailedPreconditionError(f"the config of model {model!r} is missing: {config_file}")
-    fields = json.loads(config_file.read_text(encoding="utf-8"))
+    fields = _read_config(config_file)
     name = fields.pop("name", path.stem)
     normalizer = fields.pop("normalizer", "identity")
     if normalizer not in NORMALIZERS:
         raise FailedPreconditionError(f"{config_file}: unknown normalizer {normalizer!r}")
     return ModelSource(name, checkpoint, fields, normalizer)
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FailedPreconditionError(f"{file}: is no JSON object: {error}") from error
+    if not isinstance(fields, dict):
+        raise FailedPreconditionError(f"{file}: is no JSON object")
+    return fields
 
 
 def _official_struct(model: str) -> str:
@@ -96,8 +106,8 @@ def _packaged_config(struct: str) -> dict[str, Any]:
         file = folder / f"{part.replace('/', '-')}.json"
         if not file.is_file():
             raise FailedPreconditionError(f"cn_clip has no model config {part!r}")
-        config |= json.loads(file.read_text(encoding="utf-8"))
-    if isinstance(config["vision_layers"], str):
+        config |= _read_config(file)
+    if isinstance(config.get("vision_layers"), str):
         config["vision_layers"] = ast.literal_eval(config["vision_layers"])
     return config
 
@@ -113,6 +123,11 @@ def load_clip(source: ModelSource) -> CLIP:
     """
     try:
         checkpoint = torch.load(source.checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises nearly anything, with advice that is not for us
+        raise FailedPreconditionError(
+            f"{source.checkpoint} is no checkpoint: it does not load as weights alone"
+        ) from error
+    try:
         weights = {
             key.removeprefix("module."): value
             for key, value in checkpoint["state_dict"].items()
@@ -121,7 +136,7 @@ def load_clip(source: ModelSource) -> CLIP:
         model = CLIP(**source.config)
         convert_weights(model)
         model.load_state_dict(weights)
-    except (KeyError, TypeError, RuntimeError, OSError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
         raise FailedPreconditionError(
             f"{source.checkpoint} does not load as a cn_clip checkpoint of its config: {error}"
         ) from error
@@ -131,7 +146,11 @@ def load_clip(source: ModelSource) -> CLIP:
 
 def save_checkpoint(model: CLIP, path: Path) -> None:
     """Write a checkpoint in cn_clip's format, fp16, that `load_clip` and cn_clip itself load."""
-    weights = {f"module.{key}": value.half() for key, value in model.state_dict().items()}
+    weights = {
+        # Counters stay whole: batch norm's outgrow fp16.
+        f"module.{key}": value.half() if value.is_floating_point() else value
+        for key, value in model.state_dict().items()
+    }
     torch.save({"epoch": 0, "step": 0, "name": "cra", "state_dict": weights}, path)
 
 
@@ -209,9 +228,9 @@ class _Tower:
         self.source = source
         self.device = device
         self.precision = precision
+        self._model = load_clip(source)
         self.dimension: int = source.config["embed_dim"]
         self.preprocessing = Preprocessing(source.config["image_resolution"])
-        self._model = load_clip(source)
         self.image_tower = image_fingerprint(self._model, self.preprocessing)
 
     def _autocast(self) -> torch.autocast:
