@@ -39,7 +39,7 @@ def create_receiver(
 
     async def events(request: Request) -> Response:
         given = request.headers.get("authorization", "")
-        # MinIO sends a token without a scheme as it is given.
+        # Older MinIO releases send the token without a scheme.
         if not token or not (
             hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
             or hmac.compare_digest(given.encode(), token.encode())
