@@ -88,6 +88,8 @@ class Batcher(Generic[Item, Result]):
             if self._closed:
                 raise UnavailableError(f"the {self._name} tower is shutting down")
             if len(self._line) + len(items) > self._max_queue:
+                self._drop_dead()
+            if len(self._line) + len(items) > self._max_queue:
                 wait = max(0.1, len(self._line) * self._seconds_an_item)
                 raise ResourceExhaustedError(
                     f"{len(self._line)} {self._name}s are waiting already; "
@@ -134,15 +136,24 @@ class Batcher(Generic[Item, Result]):
                 batch: list[_Waiting[Item, Result]] = []
                 while self._line and len(batch) < self._max_batch:
                     entry = heapq.heappop(self._line)
-                    # Dead requests cost nothing: the caller hung up, or its deadline passed.
-                    if not entry.future.set_running_or_notify_cancel():
-                        continue
-                    if entry.deadline < time.monotonic():
-                        entry.future.set_exception(
-                            DeadlineExceededError(f"waited too long for the {self._name} tower")
-                        )
-                        continue
-                    batch.append(entry)
+                    # From here on nobody can cancel it.
+                    if not self._is_dead(entry) and entry.future.set_running_or_notify_cancel():
+                        batch.append(entry)
                 if batch or self._closed:
                     return batch
                 self._changed.wait()
+
+    def _drop_dead(self) -> None:
+        """Give the places of dead requests to living ones."""
+        self._line = [entry for entry in self._line if not self._is_dead(entry)]
+        heapq.heapify(self._line)
+
+    def _is_dead(self, entry: _Waiting[Item, Result]) -> bool:
+        """Tell whether nobody waits any more: the caller hung up, or its deadline has passed."""
+        if entry.deadline >= time.monotonic():
+            return entry.future.cancelled()
+        if entry.future.set_running_or_notify_cancel():
+            entry.future.set_exception(
+                DeadlineExceededError(f"waited too long for the {self._name} tower")
+            )
+        return True

@@ -1,0 +1,289 @@
+"""Dynamic batching: who shares a batch, who is refused, who goes first, and what goes wrong."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cra.services.embedding.batcher import Batcher, Encoded
+from cra.shared.errors import (
+    DeadlineExceededError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+
+SOON = 10.0
+"""Seconds after which a test gives up."""
+
+
+class Tower:
+    """Doubles numbers, one batch for each turn of its gate; refuses to encode 13."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.entered: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._turns = threading.Semaphore(0)
+
+    def encode(self, numbers: Sequence[int]) -> list[int]:
+        """Return each number twice as large."""
+        self.batches.append(list(numbers))
+        self.entered.put(len(numbers))
+        assert self._turns.acquire(timeout=SOON)
+        if 13 in numbers:
+            raise ValueError("13 brings bad luck")
+        return [2 * number for number in numbers]
+
+    def wait_until_busy(self) -> None:
+        """Return when a batch has begun."""
+        self.entered.get(timeout=SOON)
+
+    def turn(self, batches: int = 1) -> None:
+        """Let batches end."""
+        self._turns.release(batches)
+
+
+@pytest.fixture
+def tower() -> Tower:
+    """A tower behind a gate."""
+    return Tower()
+
+
+@pytest.fixture
+def batcher(tower: Tower) -> Iterator[Batcher[int, int]]:
+    """A line of at most 8 before it, in batches of at most 4."""
+    batcher = Batcher(tower.encode, 4, 8, "number")
+    yield batcher
+    tower.turn(100)
+    batcher.close()
+
+
+def _later() -> float:
+    return time.monotonic() + 60
+
+
+def _values(futures: "Sequence[Future[Encoded[int]]]") -> list[int]:
+    return [future.result(SOON).value for future in futures]
+
+
+def test_what_arrives_while_the_tower_works_shares_batches(
+    batcher: Batcher[int, int], tower: Tower
+) -> None:
+    """An idle tower starts at once; calls that come meanwhile share full batches, in order."""
+    first = batcher.submit([1], _later())
+    tower.wait_until_busy()
+    others = [batcher.submit([n, n + 20], _later()) for n in (2, 3, 4)]
+    tower.turn(3)
+    assert _values(first) == [2]
+    assert [_values(futures) for futures in others] == [[4, 44], [6, 46], [8, 48]]
+    assert tower.batches == [[1], [2, 22, 3, 23], [4, 24]]
+
+
+def test_calls_of_many_threads_share_batches(batcher: Batcher[int, int], tower: Tower) -> None:
+    """Eight callers at once, behind a busy tower: two full batches, each gets its own result."""
+    batcher.submit([0], _later())
+    tower.wait_until_busy()
+    results: dict[int, list[int]] = {}
+    ready = threading.Barrier(9)
+
+    def call(number: int) -> None:
+        futures = batcher.submit([number], _later())
+        ready.wait(SOON)
+        results[number] = _values(futures)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    ready.wait(SOON)
+    tower.turn(3)
+    for thread in threads:
+        thread.join(SOON)
+    assert results == {number: [2 * number] for number in range(1, 9)}
+    assert [len(batch) for batch in tower.batches] == [1, 4, 4]
+
+
+def test_a_line_that_is_full_takes_all_or_none(batcher: Batcher[int, int], tower: Tower) -> None:
+    """What does not fit whole is refused at once and leaves nothing behind in the line."""
+    batcher.submit([0], _later())
+    tower.wait_until_busy()
+    batcher.submit([1, 2, 3, 4, 5, 6], _later())
+    with pytest.raises(ResourceExhaustedError, match=r"6 numbers are waiting.* 8 may") as caught:
+        batcher.submit([7, 8, 9], _later())
+    assert caught.value.retry_after > 0
+    fits = batcher.submit([7, 8], _later())
+    with pytest.raises(ResourceExhaustedError):
+        batcher.submit([9], _later())
+    tower.turn(3)
+    assert _values(fits) == [14, 16]
+    assert tower.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+def test_more_at_once_than_the_line_holds_is_refused(batcher: Batcher[int, int]) -> None:
+    """A call that could never fit is refused, however idle the tower is."""
+    with pytest.raises(ResourceExhaustedError):
+        batcher.submit(list(range(9)), _later())
+
+
+def test_nothing_is_nothing(batcher: Batcher[int, int], tower: Tower) -> None:
+    """A call without items gets no futures and starts no batch."""
+    assert batcher.submit([], _later()) == []
+    assert tower.batches == []
+
+
+def test_a_lower_priority_number_goes_first(batcher: Batcher[int, int], tower: Tower) -> None:
+    """Interactive work overtakes bulk work in the line; among equals, first come, first served."""
+    batcher.submit([0], _later())
+    tower.wait_until_busy()
+    batcher.submit([1, 2, 3], _later(), priority=1)
+    batcher.submit([11, 12], _later(), priority=0)
+    last = batcher.submit([4, 5], _later(), priority=1)
+    tower.turn(3)
+    _values(last)
+    assert tower.batches == [[0], [11, 12, 1, 2], [3, 4, 5]]
+
+
+def test_a_deadline_that_passes_in_line(batcher: Batcher[int, int], tower: Tower) -> None:
+    """An item whose deadline has passed is never encoded; its caller is told."""
+    batcher.submit([0], _later())
+    tower.wait_until_busy()
+    late = batcher.submit([1], time.monotonic() - 0.001)
+    kept = batcher.submit([2], _later())
+    tower.turn(2)
+    with pytest.raises(DeadlineExceededError, match="number tower"):
+        late[0].result(SOON)
+    assert _values(kept) == [4]
+    assert tower.batches == [[0], [2]]
+
+
+def test_a_cancelled_item_costs_nothing(batcher: Batcher[int, int], tower: Tower) -> None:
+    """An item whose caller hung up is never encoded, and its neighbours are."""
+    batcher.submit([0], _later())
+    tower.wait_until_busy()
+    first, second, third = batcher.submit([1, 2, 3], _later())
+    assert second.cancel()
+    tower.turn(2)
+    assert _values([first, third]) == [2, 6]
+    with pytest.raises(CancelledError):
+        second.result(SOON)
+    assert tower.batches == [[0], [1, 3]]
+
+
+def test_the_dead_make_room_for_the_living(batcher: Batcher[int, int], tower: Tower) -> None:
+    """A line that is full of the cancelled and the late is not full: they leave it first."""
+    batcher.submit([0], _later())
+    tower.wait_until_busy()
+    for future in batcher.submit([1, 2, 3], _later()):
+        future.cancel()
+    late = batcher.submit([4, 5], time.monotonic() - 0.001)
+    early = batcher.submit([6, 7, 8], _later(), priority=1)
+    living = batcher.submit([9, 10], _later())
+    for future in late:
+        with pytest.raises(DeadlineExceededError):
+            future.result(0)
+    tower.turn(3)
+    assert _values([*living, *early]) == [18, 20, 12, 14, 16]
+    assert tower.batches == [[0], [9, 10, 6, 7], [8]]
+
+
+def test_what_is_being_encoded_cannot_be_cancelled(
+    batcher: Batcher[int, int], tower: Tower
+) -> None:
+    """A caller that hangs up during the forward pass takes nothing from the others' results."""
+    first, second = batcher.submit([1, 2], _later())
+    tower.wait_until_busy()
+    assert not first.cancel()
+    tower.turn()
+    assert _values([second]) == [4]
+
+
+def test_an_error_fails_its_batch_alone(batcher: Batcher[int, int], tower: Tower) -> None:
+    """What the tower raises goes to the callers of that batch; the thread lives on."""
+    first = batcher.submit([1], _later())
+    tower.wait_until_busy()
+    bad = batcher.submit([13, 2, 3, 4], _later())
+    good = batcher.submit([5], _later())
+    tower.turn(3)
+    assert _values(first) == [2]
+    for future in bad:
+        with pytest.raises(ValueError, match="bad luck"):
+            future.result(SOON)
+    assert _values(good) == [10]
+
+
+def test_a_result_too_few_fails_its_batch_alone() -> None:
+    """A tower that loses an item fails the batch, instead of shifting vectors to neighbours."""
+    batcher: Batcher[int, int] = Batcher(lambda numbers: list(numbers)[1:], 4, 8, "number")
+    with pytest.raises(ValueError, match="shorter"):
+        batcher.submit([1], _later())[0].result(SOON)
+    assert batcher.last_success == float("-inf")
+    batcher.close()
+
+
+def test_success_and_its_time_are_noted(batcher: Batcher[int, int], tower: Tower) -> None:
+    """A batch that was encoded is the proof of life that readiness asks for; one that failed not.
+
+    Each result tells how long it waited and how long its batch took.
+    """
+    tower.turn(2)
+    with pytest.raises(ValueError, match="bad luck"):
+        batcher.submit([13], _later())[0].result(SOON)
+    assert batcher.last_success == float("-inf")
+    before = time.monotonic()
+    (encoded,) = [future.result(SOON) for future in batcher.submit([1], _later())]
+    assert before <= batcher.last_success <= time.monotonic()
+    assert encoded.queue >= 0
+    assert encoded.encode >= 0
+
+
+def test_closing_drains(tower: Tower) -> None:
+    """On close what is in line is still encoded, new work is refused, and the thread ends."""
+    batcher = Batcher(tower.encode, 4, 8, "number")
+    running = batcher.submit([1], _later())
+    tower.wait_until_busy()
+    waiting = batcher.submit([2, 3, 4, 5, 6], _later())
+    closer = threading.Thread(target=batcher.close)
+    closer.start()
+    refused = threading.Event()
+
+    def refuse() -> bool:
+        try:
+            batcher.submit([9], time.monotonic() - 1)
+        except UnavailableError:
+            refused.set()
+        return refused.is_set()
+
+    end = time.monotonic() + SOON
+    while not refuse():
+        assert time.monotonic() < end
+    tower.turn(3)
+    closer.join(SOON)
+    assert not closer.is_alive()
+    assert _values([*running, *waiting]) == [2, 4, 6, 8, 10, 12]
+
+
+def test_an_idle_batcher_closes_at_once(tower: Tower) -> None:
+    """Nothing in line: close returns."""
+    Batcher(tower.encode, 4, 8, "number").close()
+    assert tower.batches == []
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(0, 12), max_size=6), st.integers(0, 1)), max_size=8))
+def test_every_item_is_answered_once(calls: list[tuple[list[int], int]]) -> None:
+    """Whatever the calls, each result goes to its item, and no batch is over its limit."""
+    sizes = []
+
+    def encode(numbers: Sequence[int]) -> list[int]:
+        sizes.append(len(numbers))
+        return [2 * number for number in numbers]
+
+    batcher = Batcher(encode, 3, 1000, "number")
+    futures = [batcher.submit(numbers, _later(), priority) for numbers, priority in calls]
+    for (numbers, _), waiting in zip(calls, futures, strict=True):
+        assert _values(waiting) == [2 * number for number in numbers]
+    batcher.close()
+    assert sum(sizes) == sum(len(numbers) for numbers, _ in calls)
+    assert max(sizes, default=0) <= 3
