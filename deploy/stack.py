@@ -62,11 +62,11 @@ def up() -> None:
     runner.say("stopped")
 
 
-def up_detached() -> LocalSettings:
-    """Start the stack in the background and wait until it is ready.
+def launch() -> LocalSettings:
+    """Start the stack in the background; `await_ready` waits for it.
 
     Raises:
-        StackError: it is up already, or does not become ready; then nothing of it is left running.
+        StackError: it is up already, or cannot start.
     """
     _, local = environment.load()
     file = StateFile(local.data)
@@ -87,12 +87,22 @@ def up_detached() -> LocalSettings:
         if process.poll() is not None:
             raise StackError(tail(log))
         time.sleep(0.1)
+    return local
+
+
+def await_ready(local: LocalSettings) -> Settings:
+    """Wait until a stack that was launched is ready; return its settings.
+
+    Raises:
+        StackError: it does not become ready; then nothing of it is left running.
+    """
+    settings = environment.join(local)
     try:
-        readiness.wait(environment.join(local), local, file, READY_SECONDS)
+        readiness.wait(settings, local, StateFile(local.data), READY_SECONDS)
     except BaseException:
         down(local)
         raise
-    return local
+    return settings
 
 
 def down(local: LocalSettings | None = None) -> bool:
@@ -120,7 +130,7 @@ def down(local: LocalSettings | None = None) -> bool:
             raise StackError(f"process {state.pid} does not end; see {local.data / 'logs'}")
         now = file.read()
         left = [part.name for part in now.parts if part.state != "stopped"] if now else []
-        line.show(f"stopping {', '.join(left)}", elapsed)
+        line.show(f"stopping {', '.join(left or ['the runner'])}", elapsed)
         time.sleep(0.2)
     line.end()
     return True
@@ -176,7 +186,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         if options.command == "up" and options.detach:
-            up_detached()
+            await_ready(launch())
             print("everything is ready")
         elif options.command == "up":
             up()

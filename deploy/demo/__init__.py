@@ -1,0 +1,1 @@
+"""The demonstration: `python -m deploy.demo` shows the whole path on real parts."""
