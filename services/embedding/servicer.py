@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Final, TypeVar
 
@@ -180,8 +180,8 @@ def _check_count(field: str, count: int, most: int) -> None:
 
 
 def _deadline(context: grpc.ServicerContext) -> float:
-    remaining = context.time_remaining()
-    return time.monotonic() + min(LONGEST_WAIT, remaining or LONGEST_WAIT)
+    remaining = context.time_remaining()  # 0 is a deadline too
+    return time.monotonic() + min(LONGEST_WAIT, LONGEST_WAIT if remaining is None else remaining)
 
 
 def _wait(
@@ -198,6 +198,8 @@ def _wait(
         raise DeadlineExceededError("the call has ended already")
     try:
         return [future.result(max(0.0, deadline - time.monotonic())) for future in pending]
+    except CancelledError as error:
+        raise DeadlineExceededError("the caller has hung up") from error
     except FutureTimeoutError as error:
         raise DeadlineExceededError("the deadline passed before the answer was ready") from error
 
