@@ -37,20 +37,37 @@ def code_of(error: errors.CraError) -> grpc.StatusCode:
     return CODES.get(type(error), grpc.StatusCode.INTERNAL)
 
 
+MAX_PROBLEM: Final = 1000
+"""Bytes of an error's message. A status travels in the trailers, where clients take 8 KiB in all,
+and the message stands there up to three times: escaped, in the status and in its details."""
+
+MAX_FIELD: Final = 200
+"""Bytes of a field's name, which may hold a name of the caller's."""
+
+
+def _cut(text: str, most: int) -> str:
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= most:
+        return encoded.decode()
+    return encoded[: most - 3].decode(errors="ignore") + "…"
+
+
 def to_status(error: errors.CraError) -> status_pb2.Status:
-    """Return the status of a domain error, with standard details."""
+    """Return the status of a domain error, with standard details; what is very long is cut."""
     code = code_of(error)
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=code.name, domain="cra")]
     if isinstance(error, errors.InvalidArgumentError):
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.problem
+            field=_cut(error.field, MAX_FIELD), description=_cut(error.problem, MAX_PROBLEM)
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, errors.ResourceExhaustedError | errors.UnavailableError):
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(round(error.retry_after * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=error.message)
+    status = status_pb2.Status(
+        code=code_pb2.Code.Value(code.name), message=_cut(error.message, MAX_PROBLEM)
+    )
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
@@ -62,7 +79,10 @@ def from_rpc_error(error: grpc.RpcError) -> errors.CraError:
     """Return the domain error behind a failed call."""
     code: grpc.StatusCode = error.code()
     message: str = error.details() or code.name
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    try:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    except ValueError:  # something between us and the server has changed the status
+        status = None
     field, problem, retry_after = "", message, 1.0
     for packed in status.details if status is not None else ():
         bad_request = error_details_pb2.BadRequest()
