@@ -37,6 +37,13 @@ def code_of(error: errors.CraError) -> grpc.StatusCode:
     return CODES.get(type(error), grpc.StatusCode.INTERNAL)
 
 
+def duration(seconds: float) -> duration_pb2.Duration:
+    """Return seconds as a message."""
+    message = duration_pb2.Duration()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message
+
+
 MAX_PROBLEM: Final = 1000
 """Bytes of an error's message. A status travels in the trailers, where clients take 8 KiB in all,
 and the message stands there up to three times: escaped, in the status and in its details."""
@@ -62,9 +69,7 @@ def to_status(error: errors.CraError) -> status_pb2.Status:
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, errors.ResourceExhaustedError | errors.UnavailableError):
-        delay = duration_pb2.Duration()
-        delay.FromNanoseconds(round(error.retry_after * 1e9))
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        details.append(error_details_pb2.RetryInfo(retry_delay=duration(error.retry_after)))
     status = status_pb2.Status(
         code=code_pb2.Code.Value(code.name), message=_cut(error.message, MAX_PROBLEM)
     )

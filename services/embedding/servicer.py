@@ -9,12 +9,12 @@ from typing import Any, Final, TypeVar
 import grpc
 import numpy as np
 import numpy.typing as npt
-from google.protobuf import duration_pb2
 
 from cra.embedding.v1 import embedding_pb2 as pb
 from cra.embedding.v1 import embedding_pb2_grpc as pb_grpc
 from cra.services.embedding.batcher import Batcher, Encoded
 from cra.services.embedding.towers import Towers
+from cra.shared import rpc
 from cra.shared.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -210,12 +210,6 @@ def _bytes(vector: Vector) -> bytes:
 
 def _timing(encoded: Sequence[Encoded[Any]]) -> pb.Timing:
     return pb.Timing(
-        queue=_duration(max((one.queue for one in encoded), default=0.0)),
-        encode=_duration(max((one.encode for one in encoded), default=0.0)),
+        queue=rpc.duration(max((one.queue for one in encoded), default=0.0)),
+        encode=rpc.duration(max((one.encode for one in encoded), default=0.0)),
     )
-
-
-def _duration(seconds: float) -> duration_pb2.Duration:
-    duration = duration_pb2.Duration()
-    duration.FromNanoseconds(round(seconds * 1e9))
-    return duration

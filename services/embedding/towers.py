@@ -79,7 +79,11 @@ class TowerProcesses:
     def __init__(self, settings: Settings) -> None:
         self._text = _TowerProcess(_load_text_tower, settings)
         self._image = _TowerProcess(_load_image_tower, settings)
-        text, image = self._text.run(_text_info), self._image.run(_image_info)
+        try:
+            text, image = self._text.run(_text_info), self._image.run(_image_info)
+        except BaseException:
+            self.close()
+            raise
         self.info = TowerInfo(**text, **image)
 
     def encode_texts(self, texts: Sequence[str]) -> list[tuple[npt.NDArray[np.float32], bool]]:
@@ -105,13 +109,16 @@ class _TowerProcess:
         self._pool = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
+        pool = ProcessPoolExecutor(
             1,
             # A fork would copy gRPC's threads and CUDA's state in whatever state they are.
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_remember_problem,
             initargs=(self._load, self._settings),
         )
+        # The process starts with its first work; this way both towers load side by side.
+        pool.submit(int)
+        return pool
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
         pool = self._pool

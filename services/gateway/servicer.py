@@ -9,7 +9,6 @@ from typing import Final
 
 import grpc
 import structlog
-from google.protobuf import duration_pb2
 
 from cra.search.v1 import search_pb2 as pb
 from cra.search.v1 import search_pb2_grpc as pb_grpc
@@ -88,7 +87,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             if isinstance(error, InvalidArgumentError):
                 problem.field = error.field
             if isinstance(error, ResourceExhaustedError | UnavailableError):
-                problem.retry_after.FromNanoseconds(round(error.retry_after * 1e9))
+                problem.retry_after.CopyFrom(rpc.duration(error.retry_after))
             return pb.SearchStreamResponse(request_id=request.request_id, error=problem)
         return pb.SearchStreamResponse(request_id=response.request_id, response=response)
 
@@ -113,10 +112,10 @@ def _response(request_id: str, ranking: Ranking, total: float) -> pb.SearchRespo
         image_tower=ranking.image_tower,
         truncated=ranking.truncated,
         timing=pb.Timing(
-            queue=_duration(ranking.encode.queue),
-            encode=_duration(ranking.encode.encode),
-            search=_duration(ranking.search_seconds),
-            total=_duration(total),
+            queue=rpc.duration(ranking.encode.queue),
+            encode=rpc.duration(ranking.encode.encode),
+            search=rpc.duration(ranking.search_seconds),
+            total=rpc.duration(total),
         ),
     )
 
@@ -137,9 +136,3 @@ def _hit(hit: RankedImage) -> pb.Hit:
     )
     message.ingested_at.FromMilliseconds(round(record.ingested_at * 1000))
     return message
-
-
-def _duration(seconds: float) -> duration_pb2.Duration:
-    duration = duration_pb2.Duration()
-    duration.FromNanoseconds(round(seconds * 1e9))
-    return duration
