@@ -1,5 +1,6 @@
 """Ports: which are free, which other one could be taken, and who holds one."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -41,14 +42,18 @@ def holder(port: int) -> str:
     if not inodes:
         return ""
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            links = {os.readlink(link) for link in (process / "fd").iterdir()}
-            if links & inodes:
+        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+            if any(_target(link) in inodes for link in (process / "fd").iterdir()):
                 command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
                 return f"{process.name} ({command[:80]})"
-        except OSError:  # gone meanwhile, or another user's
-            continue
     return ""
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:  # closed meanwhile
+        return ""
 
 
 def _listening_inodes(port: int) -> set[str]:
