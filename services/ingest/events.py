@@ -32,7 +32,12 @@ def parse_event(body: Any, buckets: Collection[str]) -> list[ObjectRef]:
         refs = _seaweedfs(body)
     else:
         raise InvalidArgumentError("body", "is neither a MinIO nor a SeaweedFS event")
-    return [ref for ref in dict.fromkeys(refs) if ref.bucket in buckets]
+    return [
+        ref
+        for ref in dict.fromkeys(refs)
+        # A key that ends in a slash is a folder's marker; listings leave it out as well.
+        if ref.bucket in buckets and not ref.key.endswith("/")
+    ]
 
 
 def _minio(records: Any) -> list[ObjectRef]:
@@ -45,7 +50,7 @@ def _minio(records: Any) -> list[ObjectRef]:
             bucket, escaped = record["s3"]["bucket"]["name"], record["s3"]["object"]["key"]
             # MinIO escapes keys as in a query string: a space is `+`.
             key = urllib.parse.unquote_plus(escaped, errors="strict")
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InvalidArgumentError(field, "names no bucket and object key") from error
         refs.append(_ref(bucket, key, field))
     return refs
@@ -61,8 +66,10 @@ def _seaweedfs(event: dict[str, Any]) -> list[ObjectRef]:
         return []
     paths = [event.get("key")]
     new = message.get("new_entry")
-    if message.get("new_parent_path") and isinstance(new, dict):  # a rename: both ends changed
-        paths.append(f"{message['new_parent_path']}/{new.get('name')}")
+    if isinstance(new, dict) and isinstance(new.get("name"), str):
+        parent = message.get("new_parent_path")
+        if isinstance(parent, str):  # after a rename another path, and both ends changed
+            paths.append(f"{parent}/{new['name']}")
     refs = []
     for path in paths:
         if not isinstance(path, str):
