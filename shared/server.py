@@ -2,6 +2,7 @@
 
 import hmac
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,9 +16,32 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from cra.shared import rpc
-from cra.shared.errors import CraError, ResourceExhaustedError, UnauthenticatedError
+from cra.shared.errors import (
+    CraError,
+    FailedPreconditionError,
+    ResourceExhaustedError,
+    UnauthenticatedError,
+)
 from cra.shared.settings import Settings
-from cra.shared.telemetry import new_id
+from cra.shared.telemetry import configure_logging, new_id
+
+
+def run_service(name: str, main: Callable[[Settings], None]) -> None:
+    """Read settings, set up logs and run a service; what keeps it from starting is one line.
+
+    Args:
+        name: of the service, in its log lines.
+        main: serves until SIGTERM.
+    """
+    configure_logging(name)
+    try:
+        settings = Settings.load()
+        configure_logging(name, settings.log_format, settings.log_level)
+        main(settings)
+    except CraError as error:
+        _log.error("cannot start", problem=error.message)
+        sys.exit(1)
+
 
 READINESS_PERIOD: Final = 2.0
 """Seconds between two checks of readiness."""
@@ -165,7 +189,12 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (service, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        self.port: int = self._server.add_insecure_port(f"{settings.host}:{port}")
+        try:
+            self.port: int = self._server.add_insecure_port(f"{settings.host}:{port}")
+        except RuntimeError as error:
+            raise FailedPreconditionError(
+                f"cannot listen on {settings.host}:{port}; is it taken?"
+            ) from error
 
     def start(self) -> None:
         """Serve, not ready until the first check of readiness has passed."""

@@ -1,9 +1,12 @@
 """Settings of every service: read once, typed, checked at start. `CRA_NAME` sets `name`."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from cra.shared.errors import FailedPreconditionError
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -108,6 +111,22 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="least severity that is logged"
     )
+
+    @classmethod
+    def load(cls, env_file: Path | None = None) -> Self:
+        """Read the settings; `env_file` too, whose values the environment overrules.
+
+        Raises:
+            FailedPreconditionError: names each variable that is wrong, never its value.
+        """
+        try:
+            return cls(_env_file=env_file)
+        except ValidationError as error:
+            problems = [
+                f"CRA_{'_'.join(str(part) for part in one['loc']).upper()}: {one['msg']}"
+                for one in error.errors(include_input=False, include_url=False)
+            ]
+            raise FailedPreconditionError("; ".join(problems)) from None
 
     @field_validator("buckets", mode="before")
     @classmethod

@@ -57,7 +57,7 @@ def main(context: click.Context, env_file: Path | None) -> None:
     cra status                  see how far they are indexed
     cra search 飞檐下的红色大门   find some
     """  # noqa: D301 - \b keeps click from filling the lines
-    context.obj = Settings(_env_file=env_file)
+    context.obj = Settings.load(env_file)
 
 
 @main.command()

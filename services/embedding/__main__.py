@@ -4,15 +4,12 @@ from cra.embedding.v1 import embedding_pb2_grpc as pb_grpc
 from cra.services.embedding.servicer import EmbeddingServicer
 from cra.services.embedding.towers import TowerProcesses
 from cra.shared.adapters.remote_encoder import SERVICE
-from cra.shared.server import Server
+from cra.shared.server import Server, run_service
 from cra.shared.settings import Settings
-from cra.shared.telemetry import configure_logging
 
 
-def main() -> None:
+def main(settings: Settings) -> None:
     """Load the towers, serve until SIGTERM, drain."""
-    settings = Settings()
-    configure_logging("embedding", settings.log_format, settings.log_level)
     towers = TowerProcesses(settings)
     servicer = EmbeddingServicer(towers, settings)
     server = Server(
@@ -29,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_service("embedding", main)

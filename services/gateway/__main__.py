@@ -7,15 +7,12 @@ from cra.services.gateway.servicer import SearchServicer
 from cra.shared.adapters.object_store import S3ObjectStore
 from cra.shared.adapters.remote_encoder import RemoteEncoder
 from cra.shared.adapters.vector_store import MilvusVectorStore
-from cra.shared.server import Server
+from cra.shared.server import Server, run_service
 from cra.shared.settings import Settings
-from cra.shared.telemetry import configure_logging
 
 
-def main() -> None:
+def main(settings: Settings) -> None:
     """Serve until SIGTERM, drain."""
-    settings = Settings()
-    configure_logging("gateway", settings.log_format, settings.log_level)
     encoder = RemoteEncoder(
         settings.embedding_target,
         settings.service_token.get_secret_value(),
@@ -43,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_service("gateway", main)

@@ -15,15 +15,13 @@ from cra.shared.adapters.object_store import S3ObjectStore
 from cra.shared.adapters.remote_encoder import RemoteEncoder
 from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.domain import ObjectRef
-from cra.shared.server import Server
+from cra.shared.errors import FailedPreconditionError
+from cra.shared.server import Server, run_service
 from cra.shared.settings import Settings
-from cra.shared.telemetry import configure_logging
 
 
-def main() -> None:
+def main(settings: Settings) -> None:
     """Serve until SIGTERM, drain."""
-    settings = Settings()
-    configure_logging("ingest", settings.log_format, settings.log_level)
     token = settings.service_token.get_secret_value()
     app = tasks.create_app(settings)
     ledger = Ledger(settings.redis_url.get_secret_value(), settings.lease_seconds)
@@ -62,7 +60,12 @@ def main() -> None:
         )
     )
     # Bound here, so that a port that is taken ends the service at once.
-    listener = socket.create_server((settings.host, settings.events_port))
+    try:
+        listener = socket.create_server((settings.host, settings.events_port))
+    except OSError as error:
+        raise FailedPreconditionError(
+            f"cannot listen on {settings.host}:{settings.events_port}: {error.strerror}"
+        ) from error
     server = Server(
         settings,
         SERVICE,
@@ -81,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_service("ingest", main)

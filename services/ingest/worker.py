@@ -18,7 +18,7 @@ from cra.shared.errors import AbortedError
 from cra.shared.settings import Settings
 from cra.shared.telemetry import configure_logging
 
-settings = Settings()
+settings = Settings.load()
 app = tasks.create_app(settings)
 
 

@@ -63,7 +63,12 @@ def find_model(model: str, config: str = "", cache: Path | None = None) -> Model
     """
     if model in cn_clip_utils._MODELS:
         root = str(cache or Path.home() / ".cache" / "clip")
-        checkpoint = Path(cn_clip_utils._download(model, root))
+        try:
+            checkpoint = Path(cn_clip_utils._download(model, root))
+        except (OSError, ValueError) as error:  # huggingface_hub's errors are one or the other
+            raise FailedPreconditionError(
+                f"the official model {model!r} is not in {root} and cannot be downloaded: {error}"
+            ) from error
         return ModelSource(model, checkpoint, _packaged_config(_official_struct(model)))
     path = Path(model)
     checkpoint = path / "checkpoint.pt" if path.is_dir() else path
