@@ -17,6 +17,7 @@ MAX_TERMS: Final = 16
 MAX_WEIGHT: Final = 100.0
 MAX_IMAGE_BYTES: Final = 10 * 2**20
 MAX_BUCKETS: Final = 64
+MAX_BUCKET_NAME: Final = 63
 MAX_PREFIX_BYTES: Final = 1024
 MAX_METADATA_NAMES: Final = 16
 MAX_METADATA_VALUES: Final = 64
@@ -116,18 +117,26 @@ def _term(holder: pb.SearchRequest | pb.Term, weight: float, prefix: str) -> Ter
 def _filter(given: pb.Filter) -> SearchFilter:
     _at_most("filter.buckets", len(given.buckets), MAX_BUCKETS)
     _at_most("filter.metadata", len(given.metadata), MAX_METADATA_NAMES)
+    for number, bucket in enumerate(given.buckets):
+        if len(bucket) > MAX_BUCKET_NAME:
+            raise InvalidArgumentError(
+                f"filter.buckets[{number}]",
+                f"has {len(bucket)} characters; at most {MAX_BUCKET_NAME} are allowed",
+            )
     prefix_bytes = len(given.key_prefix.encode())
     if prefix_bytes > MAX_PREFIX_BYTES:
         raise InvalidArgumentError(
             "filter.key_prefix", f"has {prefix_bytes} bytes; at most {MAX_PREFIX_BYTES} are allowed"
         )
-    metadata = {}
+    metadata: dict[str, tuple[str, ...]] = {}
     for name, values in given.metadata.items():
         field = f"filter.metadata[{name!r}]"
         if not values.values:
             raise InvalidArgumentError(field, "has no values; give at least one")
         _at_most(field, len(values.values), MAX_METADATA_VALUES)
         # Names of user metadata are HTTP headers, which have no case.
+        if name.lower() in metadata:
+            raise InvalidArgumentError(field, "is given twice; names have no case")
         metadata[name.lower()] = tuple(values.values)
     return SearchFilter(
         buckets=tuple(given.buckets),
