@@ -51,9 +51,12 @@ class PageTokens:
             InvalidArgumentError: it is damaged, forged, or made for another query or collection.
         """
         try:
-            raw = base64.b64decode(token[:_MAX_TOKEN].encode(), altchars=b"-_", validate=True)
+            raw = base64.urlsafe_b64decode(token[:_MAX_TOKEN].encode())
         except ValueError as error:
             raise InvalidArgumentError("page_token", "is not a page token") from error
+        # Base64 has several spellings of the same bytes; only ours counts.
+        if base64.urlsafe_b64encode(raw).decode() != token:
+            raise InvalidArgumentError("page_token", "is not a page token")
         signature, payload = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
         if not hmac.compare_digest(signature, self._sign(digest, image_tower, payload)):
             raise InvalidArgumentError(
