@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -86,7 +87,7 @@ def from_rpc_error(error: grpc.RpcError) -> errors.CraError:
     message: str = error.details() or code.name
     try:
         status = rpc_status.from_call(error)  # type: ignore[arg-type]
-    except ValueError:  # something between us and the server has changed the status
+    except (ValueError, DecodeError):  # something between us and the server has changed the status
         status = None
     field, problem, retry_after = "", message, 1.0
     for packed in status.details if status is not None else ():
