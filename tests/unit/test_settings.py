@@ -1,0 +1,137 @@
+"""Settings: typed, checked at the start, one default each, and all of them in the README."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from cra.shared.settings import Settings
+from tests.unit import settings_table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the environment's own settings out."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"CRA_{name.upper()}", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gateway_port", "0"),
+        ("gateway_port", "65536"),
+        ("embedding_port", "-1"),
+        ("ingest_port", "http"),
+        ("events_port", ""),
+        ("max_calls", "1"),
+        ("max_batch", "0"),
+        ("max_batch", "257"),
+        ("max_queue", "0"),
+        ("tower_threads", "0"),
+        ("precision", "fp8"),
+        ("drain_seconds", "-1"),
+        ("drain_seconds", "soon"),
+        ("encode_timeout", "0"),
+        ("encode_timeout", "nan"),
+        ("milvus_timeout", "inf"),
+        ("s3_secure", "perhaps"),
+        ("url_seconds", "604801"),
+        ("ingest_batch", "65"),
+        ("lease_seconds", "4"),
+        ("max_losses", "0"),
+        ("max_object_bytes", "1.5"),
+        ("reconcile_seconds", "0"),
+        ("max_deletion_share", "1.01"),
+        ("log_format", "xml"),
+        ("log_level", "LOUD"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value out of its limits stops the start, and the error names the setting."""
+    monkeypatch.setenv(f"CRA_{name.upper()}", value)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert [error["loc"] for error in caught.value.errors()] == [(name,)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("model", "ViT-B-16", "ViT-B-16"),
+        ("gateway_port", "1", 1),
+        ("max_deletion_share", "1", 1.0),
+        ("drain_seconds", "0", 0.0),
+        ("s3_secure", "true", True),
+        ("buckets", "images", ("images",)),
+        ("buckets", "a, b ,c,", ("a", "b", "c")),
+        ("log_level", "DEBUG", "DEBUG"),
+    ],
+)
+def test_the_environment_sets(
+    name: str, value: str, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`CRA_NAME` sets `name`, typed."""
+    monkeypatch.setenv(f"CRA_{name.upper()}", value)
+    assert getattr(Settings(), name) == expected
+
+
+def test_defaults_are_valid() -> None:
+    """What is not set has its default, and each default is within its own limits."""
+    settings = Settings()
+    values = {name: getattr(settings, name) for name in Settings.model_fields}
+    assert Settings.model_validate(values) == settings
+    # As text, from the table, too.
+    Settings.model_validate({name: settings_table._text(value) for name, value in values.items()})
+
+
+def test_settings_cannot_be_changed() -> None:
+    """Settings are read once: nobody changes them later."""
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().host = "0.0.0.0"  # type: ignore[misc]  # noqa: S104
+
+
+def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Printed or logged, settings show no secret."""
+    names = [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
+    assert {"s3_secret_key", "service_token", "event_token", "page_key"} <= set(names)
+    for name in names:
+        monkeypatch.setenv(f"CRA_{name.upper()}", "hush-hush")
+    assert "hush-hush" not in repr(Settings()) + str(Settings())
+
+
+def test_every_setting_is_used() -> None:
+    """A setting that no code reads is no setting."""
+    read = {
+        node.attr
+        for folder in ("services", "shared", "deploy")
+        for file in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+    }
+    assert set(Settings.model_fields) <= read
+
+
+def test_settings_are_read_in_one_place() -> None:
+    """No service reads the environment past the settings."""
+    for folder in ("services", "shared"):
+        for file in (ROOT / folder).rglob("*.py"):
+            names = {
+                node.attr
+                for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+                if isinstance(node, ast.Attribute)
+            }
+            assert not names & {"environ", "getenv"}, file
+
+
+def test_readme_lists_every_setting() -> None:
+    """The README's table is the settings': each with its default and its meaning, no other."""
+    assert settings_table.written() == settings_table.table(), (
+        "write it with: python -m tests.unit.settings_table"
+    )
