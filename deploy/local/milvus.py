@@ -45,6 +45,8 @@ def _become_server(folder: Path, port: int) -> None:
 
     # An option, unlike a default, is a port that it must get; its helpers' ports still move.
     config = Config(data_dir=str(folder), proxy_port=port)
+    # Killed and started again, it loads no collection until the leases of its last run are over.
+    config.set("common.session.ttl", 10)
     config.set("log.level", "warn")
     config.set("log.stdout", "false")
     config.resolve()

@@ -6,8 +6,6 @@ import os
 import socket
 from pathlib import Path
 
-_LISTEN = "0A"
-
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
     """Tell whether a server could listen on this port now."""
@@ -37,8 +35,11 @@ def find_free(start: int, taken: set[int], host: str = "127.0.0.1") -> int:
 
 
 def holder(port: int) -> str:
-    """Return the process that listens on a port, as `PID (COMMAND)`; empty if it cannot be told."""
-    inodes = _listening_inodes(port)
+    """Return the process that uses a port, as `PID (COMMAND)`; empty if it cannot be told.
+
+    Not only servers do: an outgoing connection may have been given the port.
+    """
+    inodes = _inodes(port)
     if not inodes:
         return ""
     for process in Path("/proc").glob("[0-9]*"):
@@ -56,7 +57,7 @@ def _target(link: Path) -> str:
         return ""
 
 
-def _listening_inodes(port: int) -> set[str]:
+def _inodes(port: int) -> set[str]:
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
@@ -65,6 +66,6 @@ def _listening_inodes(port: int) -> set[str]:
             continue
         for line in lines:
             columns = line.split()
-            if columns[3] == _LISTEN and int(columns[1].rpartition(":")[2], 16) == port:
+            if int(columns[1].rpartition(":")[2], 16) == port:
                 inodes.add(f"socket:[{columns[9]}]")
     return inodes

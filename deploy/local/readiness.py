@@ -18,7 +18,7 @@ from deploy.local.runner import tail
 from deploy.local.state import StateFile
 
 _PROBE_SECONDS: Final = 2.0
-_GIVE_UP_AFTER: Final = 3
+_GIVE_UP_AFTER: Final = 5
 """Starts after which a part that is down again will not come up by itself."""
 
 
