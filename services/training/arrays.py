@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cra.services.training.buildings.dataset import INDEX, Picture, make, read_dataset
+from cra.services.training.buildings.dataset import CAPTIONS, INDEX, Picture, make, read_dataset
 from cra.services.training.buildings.scene import SEED
 from cra.shared.model.pixels import Preprocessing, prepare
 
@@ -33,6 +33,7 @@ def load(
     progress: Callable[[int], None] | None = None,
     seed: int = SEED,
     workers: int = 1,
+    captions: int = CAPTIONS,
 ) -> Arrays:
     """Return the first pictures of a split, made on the first call and then read.
 
@@ -46,24 +47,25 @@ def load(
         progress: called with the number of pictures made so far.
         seed: of the data set.
         workers: processes.
+        captions: of each picture, in each way of speaking.
 
     Raises:
         ValueError: an unknown split.
     """
-    folder = work / f"{split}-{count}-{input_size}-{seed}"
+    folder = work / f"{split}-{count}-{input_size}-{captions}-{seed}"
     if not (folder / INDEX).is_file():
-        _make(folder, split, count, input_size, progress, seed, workers)
+        one = partial(_prepared, split=split, seed=seed, input_size=input_size, captions=captions)
+        _make(folder, one, count, input_size, progress, workers)
     pixels = np.load(folder / "pixels.npy", mmap_mode="r")
     return Arrays(pixels, read_dataset(folder))
 
 
 def _make(
     folder: Path,
-    split: str,
+    one: Callable[[int], tuple[npt.NDArray[np.uint8], str]],
     count: int,
     input_size: int,
     progress: Callable[[int], None] | None,
-    seed: int,
     workers: int,
 ) -> None:
     # A folder without an index is what an interrupted run left.
@@ -72,7 +74,6 @@ def _make(
     shape = (count, input_size, input_size, 3)
     pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.uint8, shape)
     lines = []
-    one = partial(_prepared, split=split, seed=seed, input_size=input_size)
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for index, (prepared, line) in enumerate(pool.imap(one, range(count), chunksize=16)):
             pixels[index] = prepared
@@ -84,8 +85,8 @@ def _make(
 
 
 def _prepared(
-    index: int, split: str, seed: int, input_size: int
+    index: int, split: str, seed: int, input_size: int, captions: int
 ) -> tuple[npt.NDArray[np.uint8], str]:
-    made = make(index, split, seed)
+    made = make(index, split, seed, captions)
     prepared = prepare(made.jpeg, Preprocessing(input_size))
     return prepared.pixels, made.line(f"{split}-{index:06d}.jpg")

@@ -21,8 +21,10 @@ import torch
 from cn_clip.clip.model import CLIP
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.nn import functional
 
-from cra.services.training import arrays, card
+from cra.services.training import arrays, card, words
+from cra.services.training.buildings.dataset import CAPTIONS
 from cra.services.training.buildings.scene import SEED
 from cra.services.training.contrast import multi_positive_loss, positives
 from cra.services.training.evaluation import evaluate
@@ -65,17 +67,32 @@ class Settings:
     """What a run of training depends on."""
 
     pictures: int = 40_000
-    steps: int = 4_000
+    captions: int = 8
+    """Captions of each picture; a batch takes one of them."""
+    first_steps: int = 5_000
+    """Steps of the first lesson, for the image tower alone: the words of all captions."""
+    first_batch: int = 64
+    first_size: int = 64
+    """Pictures are made smaller for the first lesson, which is then three times as fast."""
+    first_rate: float = 2e-3
+    steps: int = 2_000
+    """Steps of the second lesson, for both towers: one caption and its picture."""
     batch: int = 128
-    captions: int = 2
-    """Captions of each picture in a batch."""
+    words: float = 0.5
+    """Weight of predicting words within the second lesson."""
     rate: float = 1e-3
     decay: float = 0.05
     warm_up: int = 200
+    """Steps at the start of each lesson; from there the rate falls as a cosine."""
     clip: float = 1.0
     shift: int = 5
     """Pixels that a picture is moved by at most; it is mirrored half of the time as well."""
     seed: int = SEED
+
+    @property
+    def total(self) -> int:
+        """Steps of both lessons."""
+        return self.first_steps + self.steps
 
 
 class Trainer:
@@ -89,12 +106,25 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.step = 0
+        self.seconds = 0.0
+        """What the steps took so far."""
         self.model = CLIP(**config).train()
         # Twice as fast on CPU as the default layout.
         self.model.visual.to(memory_format=torch.channels_last)
         self._train = train
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim <= 1]
+        captions = [picture.plain for picture in train.pictures]
+        vocabulary = words.vocabulary(captions)
+        self._words_nv = words.targets(captions, vocabulary)
+        features = self.model.visual.attnpool.c_proj.in_features
+        self._heads = torch.nn.ModuleDict(
+            {
+                "features": torch.nn.Linear(features, len(vocabulary)),
+                "embedding": torch.nn.Linear(config["embed_dim"], len(vocabulary)),
+            }
+        )
+        self._parameters = [*self.model.parameters(), *self._heads.parameters()]
+        matrices = [p for p in self._parameters if p.ndim > 1]
+        others = [p for p in self._parameters if p.ndim <= 1]
         self._optimizer = torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": settings.decay},
@@ -106,42 +136,40 @@ class Trainer:
         )
 
     def advance(self) -> float:
-        """Do one step; return its loss.
+        """Do one step; return the loss of its lesson.
 
         Raises:
             FloatingPointError: the loss is not finite.
         """
+        begun = time.monotonic()
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate()
-        pixels_nssc, texts, owners = self._batch()
-        images = normalize_pixels(pixels_nssc).contiguous(memory_format=torch.channels_last)
-        # Weights stay fp32; only the arithmetic is bf16.
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            images_nd = self.model.encode_image(images)
-            texts_md = self._encode_texts(texts)
-        loss = multi_positive_loss(
-            _unit(images_nd),
-            _unit(texts_md),
-            positives(owners, texts, len(pixels_nssc)),
-            self.model.logit_scale.exp(),
-        )
+        pixels_nssc, texts, words_nv = self._batch()
+        images = normalize_pixels(pixels_nssc)
+        if self.step < self.settings.first_steps:
+            lesson = loss = self._first_lesson(images, words_nv)
+        else:
+            lesson, loss = self._second_lesson(images, texts, words_nv)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss of step {self.step} is {loss.item()}")
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        torch.nn.utils.clip_grad_norm_(self._parameters, self.settings.clip)
         self._optimizer.step()
         with torch.no_grad():
             self.model.logit_scale.clamp_(0.0, math.log(100.0))
         self.step += 1
-        return loss.item()
+        self.seconds += time.monotonic() - begun
+        return lesson.item()
 
     def save(self, path: Path) -> None:
         """Write everything that going on needs; a crash midway leaves the old file."""
         state = {
             "settings": asdict(self.settings),
             "step": self.step,
+            "seconds": self.seconds,
             "model": self.model.state_dict(),
+            "heads": self._heads.state_dict(),
             "optimizer": self._optimizer.state_dict(),
         }
         torch.save(state, path.with_suffix(".part"))
@@ -157,8 +185,37 @@ class Trainer:
         if state["settings"] != asdict(self.settings):
             raise ValueError(f"{path} belongs to other settings: {state['settings']}; remove it")
         self.model.load_state_dict(state["model"])
+        self._heads.load_state_dict(state["heads"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+        self.seconds = state["seconds"]
+
+    def _first_lesson(self, images: torch.Tensor, words_nv: torch.Tensor) -> torch.Tensor:
+        """Return the loss of telling the words of an image from its features' mean."""
+        size = self.settings.first_size
+        small = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+        with _bf16():
+            means = _features(self.model, small.contiguous(memory_format=torch.channels_last))
+            logits_nv = self._heads["features"](means)
+        return words.loss(logits_nv.float(), words_nv)
+
+    def _second_lesson(
+        self, images: torch.Tensor, texts: list[str], words_nv: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the contrastive loss, and with it that of the words; both from embeddings."""
+        with _bf16():
+            images_nd = self.model.encode_image(
+                images.contiguous(memory_format=torch.channels_last)
+            )
+            texts_nd = self._encode_texts(texts)
+            logits_nv = self._heads["embedding"](images_nd)
+        contrast = multi_positive_loss(
+            functional.normalize(images_nd.float(), dim=-1),
+            functional.normalize(texts_nd.float(), dim=-1),
+            positives(range(len(texts)), texts, len(images)),
+            self.model.logit_scale.exp(),
+        )
+        return contrast, contrast + self.settings.words * words.loss(logits_nv.float(), words_nv)
 
     def _encode_texts(self, texts: list[str]) -> torch.Tensor:
         """Encode the texts, those of like length together, so that little of it is padding."""
@@ -173,26 +230,26 @@ class Trainer:
 
     def _rate(self) -> float:
         settings = self.settings
-        if self.step < settings.warm_up:
-            return settings.rate * (self.step + 1) / settings.warm_up
-        part = (self.step - settings.warm_up) / max(1, settings.steps - settings.warm_up)
-        return settings.rate * (0.5 + 0.5 * math.cos(math.pi * part))
+        step, steps, rate = self.step, settings.first_steps, settings.first_rate
+        if step >= steps:
+            step, steps, rate = step - steps, settings.steps, settings.rate
+        if step < settings.warm_up:
+            return rate * (step + 1) / settings.warm_up
+        part = (step - settings.warm_up) / max(1, steps - settings.warm_up)
+        return rate * (0.5 + 0.5 * math.cos(math.pi * part))
 
-    def _batch(self) -> tuple[torch.Tensor, list[str], list[int]]:
+    def _batch(self) -> tuple[torch.Tensor, list[str], torch.Tensor]:
+        """Return pixels, a caption of each and its words; [n, s, s, 3], n and [n, v]."""
         settings, pictures = self.settings, self._train.pictures
-        epoch, place = divmod(self.step * settings.batch, len(pictures) - settings.batch + 1)
-        order = np.random.default_rng((settings.seed, 1, epoch)).permutation(len(pictures))
-        chosen = np.sort(order[place : place + settings.batch])
-        rng = np.random.default_rng((settings.seed, 2, self.step))
-        texts: list[str] = []
-        owners: list[int] = []
-        for row, index in enumerate(chosen):
-            plain = pictures[index].plain
-            for caption in rng.permutation(len(plain))[: settings.captions]:
-                texts.append(plain[caption])
-                owners.append(row)
+        first = self.step < settings.first_steps
+        size = settings.first_batch if first else settings.batch
+        epoch, place = divmod(self.step, len(pictures) // size)
+        order = np.random.default_rng((settings.seed, size, epoch)).permutation(len(pictures))
+        chosen = np.sort(order[place * size : (place + 1) * size])
+        rng = np.random.default_rng((settings.seed, self.step))
+        texts = [str(rng.choice(pictures[index].plain)) for index in chosen]
         pixels = augment(self._train.pixels[chosen], settings.shift, rng)
-        return torch.from_numpy(pixels), texts, owners
+        return torch.from_numpy(pixels), texts, torch.from_numpy(self._words_nv[chosen]).float()
 
 
 def augment(
@@ -242,45 +299,77 @@ def train(
         snapshot_s: seconds between two snapshots.
 
     Returns:
-        seconds that this call trained for.
+        seconds that the steps took, interruptions left out.
 
     Raises:
         ValueError: `work` holds the state of a run with other settings.
         FloatingPointError: the loss is not finite.
     """
-    pictures = _load(work, "train", settings.pictures, config["image_resolution"], workers)
+    pictures = _load(
+        work, "train", settings.pictures, config["image_resolution"], workers, settings.captions
+    )
     trainer = Trainer(settings, pictures, config)
     state = work / "state.pt"
     if state.is_file():
         trainer.restore(state)
-    begun = saved = time.monotonic()
+    saved = time.monotonic()
     average = math.nan
-    with _bar("training", settings.steps) as (bar, task):
-        while trainer.step < settings.steps:
+    with _bar("training", settings.total) as (bar, task):
+        while trainer.step < settings.total:
+            fresh = trainer.step in {0, settings.first_steps} or math.isnan(average)
             loss = trainer.advance()
-            average = loss if math.isnan(average) else 0.98 * average + 0.02 * loss
-            bar.update(task, completed=trainer.step, description=f"training, loss {average:.3f}")
+            average = loss if fresh else 0.98 * average + 0.02 * loss
+            lesson = "words" if trainer.step <= settings.first_steps else "pairs"
+            bar.update(task, completed=trainer.step, description=f"{lesson}, loss {average:.3f}")
             if not sys.stdout.isatty() and trainer.step % 50 == 0:
                 bar.console.print(
-                    f"step {trainer.step} loss {average:.4f} {time.monotonic() - begun:.0f} s"
+                    f"step {trainer.step} {lesson} {average:.4f} {trainer.seconds:.0f} s"
                 )
             if time.monotonic() - saved > snapshot_s:
                 trainer.save(state)
-                ship(trainer.model, config, out)
+                if lesson == "pairs":
+                    ship(trainer.model, config, out)
                 saved = time.monotonic()
     trainer.save(state)
     ship(trainer.model, config, out)
-    return time.monotonic() - begun
+    return trainer.seconds
 
 
-def _unit(vectors_nd: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.normalize(vectors_nd.float(), dim=-1)
+def _bf16() -> torch.autocast:
+    """Do arithmetic in bf16; the weights stay fp32."""
+    return torch.autocast("cpu", dtype=torch.bfloat16)
 
 
-def _load(work: Path, split: str, count: int, size: int, workers: int) -> arrays.Arrays:
+def _features(model: CLIP, images: torch.Tensor) -> torch.Tensor:
+    """Return the mean over the last feature map, for images of any size.
+
+    `ModifiedResNet.forward` up to its pooling, which is bound to one size by its positions.
+    """
+    visual = model.visual
+    x = images
+    for conv, norm in (
+        (visual.conv1, visual.bn1),
+        (visual.conv2, visual.bn2),
+        (visual.conv3, visual.bn3),
+    ):
+        x = visual.relu(norm(conv(x)))
+    x = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.avgpool(x)))))
+    means: torch.Tensor = x.mean(dim=(2, 3))
+    return means
+
+
+def _load(
+    work: Path, split: str, count: int, size: int, workers: int, captions: int = CAPTIONS
+) -> arrays.Arrays:
     with _bar(f"rendering {split}", count) as (bar, task):
         return arrays.load(
-            work, split, count, size, lambda done: bar.update(task, completed=done), workers=workers
+            work,
+            split,
+            count,
+            size,
+            lambda done: bar.update(task, completed=done),
+            workers=workers,
+            captions=captions,
         )
 
 
@@ -307,7 +396,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".data/base"), help="arrays and state")
     parser.add_argument("--pictures", type=int, default=defaults.pictures)
     parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument("--batch", type=int, default=defaults.batch)
+    parser.add_argument("--first-steps", type=int, default=defaults.first_steps)
     parser.add_argument("--rate", type=float, default=defaults.rate)
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--gallery", type=int, default=2000, help="held-out pictures to search")
@@ -319,8 +408,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     settings = Settings(
         pictures=options.pictures,
+        first_steps=options.first_steps,
         steps=options.steps,
-        batch=options.batch,
         rate=options.rate,
         seed=options.seed,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,6 @@ from cra.shared.model.towers import ImageTower, ModelSource, TextTower
 
 KS: Final = (1, 5, 10, 20)
 _BATCH: Final = 64
-
-Which = Literal["first", "all"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,8 @@ def evaluate(source: ModelSource, arrays: Arrays, device: str = "cpu") -> list[R
 def encode_images(tower: ImageTower, pixels_nssc: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Encode prepared images in batches; unit vectors of shape [n, d]."""
     parts = [
-        tower.encode(np.ascontiguousarray(pixels_nssc[i : i + _BATCH]))
+        # A copy: what is mapped from a file cannot be written, and torch warns of that.
+        tower.encode(np.array(pixels_nssc[i : i + _BATCH]))
         for i in range(0, len(pixels_nssc), _BATCH)
     ]
     return np.concatenate(parts)

@@ -60,8 +60,14 @@ class Made:
         return json.dumps(entry, ensure_ascii=False)
 
 
-def make(index: int, split: str, seed: int = SEED) -> Made:
+def make(index: int, split: str, seed: int = SEED, captions: int = CAPTIONS) -> Made:
     """Make one picture of a split; the same arguments give the same bytes.
+
+    Args:
+        index: of the picture in its split, from 0.
+        split: `train`, `validation` or `test`.
+        seed: another one gives another data set.
+        captions: how many in each way of speaking, fewer where too little is seen.
 
     Raises:
         ValueError: an unknown split or a negative index.
@@ -75,8 +81,8 @@ def make(index: int, split: str, seed: int = SEED) -> Made:
         jpeg=buffer.getvalue(),
         building=scene.name,
         facts=dict(rendering.facts),
-        plain=write(rendering.facts, "plain", CAPTIONS, rng),
-        professional=write(rendering.facts, "professional", CAPTIONS, rng),
+        plain=write(rendering.facts, "plain", captions, rng),
+        professional=write(rendering.facts, "professional", captions, rng),
     )
 
 
