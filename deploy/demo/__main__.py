@@ -91,13 +91,14 @@ def run(phases: Phases) -> list[str]:
         shutil.rmtree(environment.ROOT / folder, ignore_errors=True)
         local = stack.launch()
     gallery: Gallery | None = None
+    problems = ["it did not end"]
     try:
         with phases.phase("render held-out buildings"):
             pictures = _render(local.data / "demo-pictures")
         with phases.phase("wait for the stack"):
             settings = stack.await_ready(local) if not theirs else environment.join(local)
         gallery = Gallery(settings)
-        return _show(phases, settings, gallery, pictures, alone=not theirs)
+        problems = _show(phases, settings, gallery, pictures, alone=not theirs)
     finally:
         with phases.phase("clean up"):
             if gallery is not None:
@@ -107,6 +108,11 @@ def run(phases: Phases) -> list[str]:
             shutil.rmtree(local.data / "demo-pictures", ignore_errors=True)
             if not theirs:
                 stack.down(local)
+                if problems:
+                    _console.print(f"data and logs are kept in {local.data}")
+                else:
+                    shutil.rmtree(local.data)
+    return problems
 
 
 def _render(folder: Path) -> list[Picture]:
