@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -250,15 +251,14 @@ def test_every_server_has_health_and_reflection(stack: Stack) -> None:
         "cra.embedding.v1.EmbeddingService": stack.settings.embedding_target,
         INGEST: stack.settings.ingest_target,
     }
+    reflection_stub: Any = reflection_pb2_grpc.ServerReflectionStub
     for service, target in services.items():
         with grpc.insecure_channel(target) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             for name in ("", service):
-                answer = health.Check(  # type: ignore[attr-defined]
-                    health_pb2.HealthCheckRequest(service=name), timeout=10
-                )
+                answer = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING
-            reflection = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[operator]
+            reflection = reflection_stub(channel)
             asked = reflection_pb2.ServerReflectionRequest(list_services="")
             (listed,) = reflection.ServerReflectionInfo(iter([asked]), timeout=10)
             names = {one.name for one in listed.list_services_response.service}
