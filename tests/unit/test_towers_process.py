@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cra.services.embedding.towers import IMAGE_NICENESS, TowerProcesses
+from cra.services.embedding.towers import (
+    IMAGE_NICENESS,
+    TowerProcesses,
+    _load_text_tower,
+    _text_info,
+    _TowerProcess,
+)
 from cra.shared.errors import FailedPreconditionError, UnavailableError
 from cra.shared.model.pixels import Preprocessing, prepare
 from cra.shared.settings import Settings
@@ -78,7 +84,9 @@ def test_ctrl_c_is_for_the_parent(towers: TowerProcesses) -> None:
     assert towers.encode_texts(["红门"])
 
 
-def test_a_model_that_does_not_load(tmp_path: Path) -> None:
+def test_a_model_that_does_not_load() -> None:
     """The reason crosses the process boundary in its own words, before anything is served."""
+    tower = _TowerProcess(_load_text_tower, Settings(model="no-such-model", device="cpu"))
     with pytest.raises(FailedPreconditionError, match="no model 'no-such-model'"):
-        TowerProcesses(Settings(model="no-such-model", device="cpu"))
+        tower.run(_text_info)
+    tower.close()
