@@ -180,13 +180,13 @@ def test_the_dead_make_room_for_the_living(batcher: Batcher[int, int], tower: To
         future.cancel()
     late = batcher.submit([4, 5], time.monotonic() - 0.001)
     early = batcher.submit([6, 7, 8], _later(), priority=1)
-    living = batcher.submit([9, 10], _later())
+    living = batcher.submit([20, 21, 22, 23, 24], _later())
     for future in late:
         with pytest.raises(DeadlineExceededError):
             future.result(0)
     tower.turn(3)
-    assert _values([*living, *early]) == [18, 20, 12, 14, 16]
-    assert tower.batches == [[0], [9, 10, 6, 7], [8]]
+    assert _values([*living, *early]) == [40, 42, 44, 46, 48, 12, 14, 16]
+    assert tower.batches == [[0], [20, 21, 22, 23], [24, 6, 7, 8]]
 
 
 def test_what_is_being_encoded_cannot_be_cancelled(
