@@ -20,6 +20,10 @@ class InvalidArgumentError(CraError):
         self.field = field
         self.problem = problem
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        # An exception is rebuilt from its message alone otherwise, on its way between processes.
+        return type(self), (self.field, self.problem)
+
 
 class NotFoundError(CraError):
     """Something that was named does not exist, or is out of the caller's scope."""

@@ -46,6 +46,9 @@ def run_service(name: str, main: Callable[[Settings], None]) -> None:
 READINESS_PERIOD: Final = 2.0
 """Seconds between two checks of readiness."""
 
+LAST_BYTES: Final = 0.5
+"""Seconds for the answers of the last calls to leave."""
+
 _log = structlog.get_logger()
 
 
@@ -53,7 +56,9 @@ class _Boundary(grpc.ServerInterceptor):
     """Around every call: credentials, a bound on calls at once, ids in logs, errors to statuses."""
 
     def __init__(self, max_calls: int, tokens: Mapping[str, str]) -> None:
-        self._slots = threading.BoundedSemaphore(max_calls)
+        self._max_calls = max_calls
+        self._running = 0
+        self._changed = threading.Condition()
         self._tokens = tokens
 
     def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
@@ -89,12 +94,23 @@ class _Boundary(grpc.ServerInterceptor):
             given = given.decode() if isinstance(given, bytes) else given
             if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
                 raise UnauthenticatedError("service credentials are needed")
-        if not self._slots.acquire(blocking=False):
-            raise ResourceExhaustedError("too many calls at once")
+        with self._changed:
+            if self._running >= self._max_calls:
+                raise ResourceExhaustedError(
+                    f"too many calls at once; at most {self._max_calls} are taken"
+                )
+            self._running += 1
 
     def release(self) -> None:
         """Give the slot back."""
-        self._slots.release()
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()
+
+    def wait_idle(self, seconds: float) -> None:
+        """Return when no call is running, or after so many seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._running == 0, seconds)
 
 
 class _Call:
@@ -131,7 +147,9 @@ class _Call:
             self._context.abort(grpc.StatusCode.INTERNAL, "internal error; see the service's log")
 
     def _abort(self, error: CraError, seconds: float = 0.0) -> None:
-        _log.info("call", code=rpc.code_of(error).name, problem=error.message, seconds=seconds)
+        _log.info(
+            "call", code=rpc.code_of(error).name, problem=error.message[:500], seconds=seconds
+        )
         self._context.abort_with_status(rpc_status.to_status(rpc.to_status(error)))
 
 
@@ -166,6 +184,7 @@ class Server:
         self._service = service
         self._ready = ready
         self._stopping = threading.Event()
+        self._boundary = _Boundary(settings.max_calls, tokens or {})
         self._health = health.HealthServicer(
             experimental_non_blocking=True,
             experimental_thread_pool=futures.ThreadPoolExecutor(4, "health"),
@@ -173,7 +192,7 @@ class Server:
         self._set_health(serving=False)
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads, "call"),
-            interceptors=[_Boundary(settings.max_calls, tokens or {})],
+            interceptors=[self._boundary],
             options=[
                 ("grpc.max_send_message_length", limit),
                 ("grpc.max_receive_message_length", limit),
@@ -206,9 +225,13 @@ class Server:
         """Stop taking calls, let running ones end, then return."""
         if not self._stopping.is_set():
             self._stopping.set()
-            self._set_health(serving=False)
+            # For good, whatever the watcher still says; and nobody's Watch holds up the end.
+            self._health.enter_graceful_shutdown()
             _log.info("draining", seconds=self._settings.drain_seconds)
-        self._server.stop(self._settings.drain_seconds).wait()
+        self._server.stop(self._settings.drain_seconds)
+        self._boundary.wait_idle(self._settings.drain_seconds)
+        # What is left are watchers of the health, who would stay as long as they may.
+        self._server.stop(LAST_BYTES).wait()
 
     def run(self) -> None:
         """Start, serve until SIGTERM or SIGINT, drain."""

@@ -1,13 +1,22 @@
 """Settings of every service: read once, typed, checked at start. `CRA_NAME` sets `name`."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cra.shared.errors import FailedPreconditionError
 
+
+def _check_token(token: SecretStr) -> SecretStr:
+    if not re.fullmatch("[!-~]*", token.get_secret_value()):
+        raise ValueError("only visible ASCII characters can stand in a header")
+    return token
+
+
+Token = Annotated[SecretStr, AfterValidator(_check_token)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -66,7 +75,9 @@ class Settings(BaseSettings):
     )
     url_seconds: int = Field(3600, ge=1, le=604_800, description="how long a signed URL is valid")
     buckets: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("images",), description="buckets whose images are indexed, separated by commas"
+        ("images",),
+        min_length=1,
+        description="buckets whose images are indexed, separated by commas",
     )
 
     milvus_uri: str = Field("http://127.0.0.1:19530", description="the vector database")
@@ -76,10 +87,10 @@ class Settings(BaseSettings):
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="broker, waiting line and failure list"
     )
-    event_token: SecretStr = Field(
+    event_token: Token = Field(
         SecretStr(""), description="bearer token of bucket events; empty: every event is refused"
     )
-    service_token: SecretStr = Field(
+    service_token: Token = Field(
         SecretStr(""),
         description="bearer token of the embedding service and of ingest's changing calls; "
         "empty: none is asked for",

@@ -131,7 +131,10 @@ def put(
 ) -> None:
     """Put image files, and the images below folders, into a bucket."""
     bucket = bucket or settings.buckets[0]
-    uploads = find_uploads(paths, prefix)
+    try:
+        uploads = find_uploads(paths, prefix)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
     if not uploads:
         raise click.ClickException("there is no image file below these paths")
     with Progress(console=_err, disable=as_json) as bar:

@@ -36,6 +36,7 @@ def find_uploads(paths: Iterable[Path], prefix: str = "") -> list[Upload]:
 
     Raises:
         FileNotFoundError: a path does not exist.
+        ValueError: two files would get one key.
     """
     uploads = []
     for path in paths:
@@ -49,7 +50,12 @@ def find_uploads(paths: Iterable[Path], prefix: str = "") -> list[Upload]:
             uploads.append(Upload(path, prefix + path.name))
         else:
             raise FileNotFoundError(f"{path} does not exist")
-    return uploads
+    files: dict[str, Path] = {}
+    for upload in uploads:
+        other = files.setdefault(upload.key, upload.file)
+        if other.resolve() != upload.file.resolve():
+            raise ValueError(f"{other} and {upload.file} would both become {upload.key}")
+    return [Upload(file, key) for key, file in files.items()]
 
 
 def put_all(
@@ -76,7 +82,7 @@ def put_all(
         for future in as_completed(running):
             try:
                 future.result()
-            except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+            except (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 problems.append((running[future], str(error)))
             progress(running[future])
     return problems

@@ -93,7 +93,9 @@ class SearchEngine:
                 raise InvalidArgumentError("page_token", "belongs to another text_release")
             release = last.text_release
         release = release or models.active_release.name
-        if release not in {known.name for known in models.releases}:
+        if release not in _names(models):
+            models = self._current_models(fresh=True)
+        if release not in _names(models) or models.image_tower.fingerprint != tower:
             raise NotFoundError(f"there is no text release {release!r}")
         encoded = self._encode(query, tower, release, timeout)
         start = time.perf_counter()
@@ -118,9 +120,9 @@ class SearchEngine:
         encoded = self._encoder.embed_texts(["建筑"], models.active_release.name)
         self._vectors.search(tower.fingerprint, encoded.vectors[0], 1, SearchFilter())
 
-    def _current_models(self) -> Models:
+    def _current_models(self, *, fresh: bool = False) -> Models:
         now = time.monotonic()
-        if self._models is None or self._models[0] < now - MODELS_LAST:
+        if fresh or self._models is None or self._models[0] < now - MODELS_LAST:
             self._models = (now, self._encoder.models())
         return self._models[1]
 
@@ -156,6 +158,7 @@ class SearchEngine:
         self, query: Query, tower: str, release: str, timeout: float | None
     ) -> _EncodedQuery:
         """Return the unit vector of the weighted sum of the terms."""
+        start = time.monotonic()
         texts = [term for term in query.terms if isinstance(term.content, str)]
         images = [term for term in query.terms if isinstance(term.content, bytes)]
         refs = _image_refs(query.terms)
@@ -174,7 +177,8 @@ class SearchEngine:
             pictures = self._encoder.embed_encoded_images(
                 [bytes(term.content) for term in images if isinstance(term.content, bytes)],
                 Priority.INTERACTIVE,
-                timeout,
+                # What the texts have left of it.
+                None if timeout is None else max(0.0, timeout - (time.monotonic() - start)),
             )
             _same_tower(tower, pictures.image_tower)
             for term, result in zip(images, pictures.results, strict=True):
@@ -193,9 +197,13 @@ class SearchEngine:
                     sides[term.field] = known[term.content]
         total = np.sum([term.weight * sides[term.field] for term in query.terms], axis=0)
         length = float(np.linalg.norm(total))
-        if length < ZERO_SUM:
+        if length < ZERO_SUM * max(abs(term.weight) for term in query.terms):
             raise InvalidArgumentError("terms", "sum to zero; there is nothing to look for")
         return _EncodedQuery((total / length).astype(np.float32), truncated, timing)
+
+
+def _names(models: Models) -> set[str]:
+    return {release.name for release in models.releases}
 
 
 def _image_refs(terms: tuple[Term, ...]) -> tuple[ObjectRef, ...]:

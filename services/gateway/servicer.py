@@ -68,6 +68,8 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
                     slots.acquire()
             except grpc.RpcError:
                 _log.info("stream ended by the caller")
+            except Exception as error:  # ends the stream, instead of leaving it open for ever
+                answers.put(error)
             answers.put(None)
 
         threading.Thread(target=read, name="stream-reader", daemon=True).start()

@@ -101,6 +101,8 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         _check_count(len(request.image_ids))
         refs = list(dict.fromkeys(_refs(request.image_ids)))
         for number, ref in enumerate(refs):
+            if ref.key.endswith("/"):
+                raise InvalidArgumentError(f"image_ids[{number}]", "names a folder, not an object")
             if ref.bucket not in self._buckets:
                 raise InvalidArgumentError(
                     f"image_ids[{number}]",

@@ -572,12 +572,23 @@ def test_stopping_drains(own: Service) -> None:
             health.wait_for("NOT_SERVING")
             health.close()
             with pytest.raises(errors.UnavailableError):
-                own.encoder.embed_texts(["蓝"], timeout=1.0)
+                own.encoder.embed_texts(["蓝"], timeout=SOON)
             assert stopper.is_alive()
         assert text.result(SOON).embeddings
         assert more.result(SOON).embeddings
         stopper.join(SOON)
         assert not stopper.is_alive()
+
+
+def test_a_health_watch_does_not_hold_up_the_end(own: Service) -> None:
+    """A caller that watches the health is told, and the server ends long before its drain time."""
+    with grpc.insecure_channel(f"127.0.0.1:{own.server.port}") as channel:
+        health = Health(channel)
+        health.wait_for("SERVING")
+        began = time.monotonic()
+        own.server.stop()
+        assert time.monotonic() - began < Settings().drain_seconds / 2
+        health.close()
 
 
 def test_stopping_twice_is_no_error(own: Service) -> None:

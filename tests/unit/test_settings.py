@@ -49,6 +49,10 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
         ("max_deletion_share", "1.01"),
         ("log_format", "xml"),
         ("log_level", "LOUD"),
+        ("buckets", ""),
+        ("buckets", " , "),
+        ("event_token", "令牌"),
+        ("service_token", "two words"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(

@@ -174,11 +174,13 @@ class Filter(_message.Message):
     """Keys that begin with this; at most 1,024 bytes of UTF-8."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Any of these buckets; at most 64."""
+        """Any of these buckets; at most 64, each of at most 63 characters."""
 
     @_builtins.property
     def metadata(self) -> _containers.MessageMap[_builtins.str, Global___MetadataValues]:
-        """For each name, the image's metadata has one of the values. At most 16 names of 64 values."""
+        """For each name, the image's metadata has one of the values. At most 16 names of 64 values;
+        names have no case, so none may be given twice in two spellings.
+        """
 
     @_builtins.property
     def ingested_after(self) -> _timestamp_pb2.Timestamp:
