@@ -18,7 +18,7 @@ from deploy.local.runner import tail
 from deploy.local.state import StateFile
 
 _PROBE_SECONDS: Final = 2.0
-_GIVE_UP_AFTER: Final = 5
+_GIVE_UP_AFTER: Final = 4
 """Starts after which a part that is down again will not come up by itself."""
 
 
@@ -66,11 +66,13 @@ def wait(settings: Settings, local: LocalSettings, file: StateFile, seconds: flo
     began = time.monotonic()
     line = Line()
     while awaited := missing(questions):
-        line.show(f"waiting for {', '.join(awaited)}", time.monotonic() - began)
         state = file.running()
         if state is None:
             line.end()
             raise StackError(f"the stack ended:\n{tail(local.data / 'logs' / 'stack.log')}")
+        ends = {part.name: part.starts - (part.state == "running") for part in state.parts}
+        named = [f"{name} (ended {ends[name]}×)" if ends.get(name) else name for name in awaited]
+        line.show(f"waiting for {', '.join(named)}", time.monotonic() - began)
         for part in state.parts:
             if part.state != "running" and part.starts >= _GIVE_UP_AFTER:
                 line.end()
@@ -79,8 +81,8 @@ def wait(settings: Settings, local: LocalSettings, file: StateFile, seconds: flo
         if time.monotonic() - began > seconds:
             line.end()
             logs = local.data / "logs"
-            ends = [f"{logs / name}.log:\n{tail(logs / f'{name}.log', 8)}" for name in awaited]
-            raise StackError("\n".join([f"not ready after {seconds:g} s", *ends]))
+            tails = [f"{logs / name}.log:\n{tail(logs / f'{name}.log', 8)}" for name in awaited]
+            raise StackError("\n".join([f"not ready after {seconds:g} s", *tails]))
         time.sleep(0.5)
     line.end()
 
