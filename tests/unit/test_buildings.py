@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cra.services.training.buildings.attributes import BUILDING, SLOTS, phrases, vocabulary
+from cra.services.training.buildings.attributes import BUILDING, SLOTS, Speech, phrases, vocabulary
 from cra.services.training.buildings.captions import NAMEABLE
 from cra.services.training.buildings.dataset import Made, make, read_dataset, write_dataset
 from cra.services.training.buildings.oracle import ceiling
@@ -111,12 +111,13 @@ def test_views_show_one_building() -> None:
 
 def test_phrases_belong_to_one_fact() -> None:
     """No phrase is said of two facts, so a caption means what it names."""
-    for speech in ("plain", "professional"):
+    speeches: tuple[Speech, ...] = ("plain", "professional")
+    for speech in speeches:
         said = [
             phrase
             for slot, spec in SLOTS.items()
             for key in spec.values
-            for phrase in phrases(f"{slot}={key}", speech)  # type: ignore[arg-type]
+            for phrase in phrases(f"{slot}={key}", speech)
         ]
         assert len(said) == len(set(said))
 

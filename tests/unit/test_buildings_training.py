@@ -129,10 +129,12 @@ def test_first_lesson_leaves_the_text_tower_alone(pictures: arrays.Arrays) -> No
     trainer = Trainer(SETTINGS, pictures, TINY)
 
     def text() -> torch.Tensor:
-        return trainer.model.text_projection.detach().clone()
+        weights: torch.Tensor = trainer.model.text_projection.detach().clone()
+        return weights
 
     def image() -> torch.Tensor:
-        return trainer.model.visual.conv1.weight.detach().clone()
+        weights: torch.Tensor = trainer.model.visual.conv1.weight.detach().clone()
+        return weights
 
     before_text, before_image = text(), image()
     for _ in range(SETTINGS.first_steps):
