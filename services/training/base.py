@@ -75,9 +75,11 @@ class Settings:
     first_size: int = 64
     """Pictures are made smaller for the first lesson, which is then three times as fast."""
     first_rate: float = 2e-3
-    steps: int = 2_000
+    steps: int = 3_300
     """Steps of the second lesson, for both towers: one caption and its picture."""
     batch: int = 128
+    texts: int = 3
+    """Captions that a picture comes with in the second lesson: they cost little beside it."""
     words: float = 0.5
     """Weight of predicting words within the second lesson."""
     rate: float = 1e-3
@@ -203,6 +205,7 @@ class Trainer:
         self, images: torch.Tensor, texts: list[str], words_nv: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the contrastive loss, and with it that of the words; both from embeddings."""
+        each = len(texts) // len(images)
         with _bf16():
             images_nd = self.model.encode_image(
                 images.contiguous(memory_format=torch.channels_last)
@@ -212,7 +215,7 @@ class Trainer:
         contrast = multi_positive_loss(
             functional.normalize(images_nd.float(), dim=-1),
             functional.normalize(texts_nd.float(), dim=-1),
-            positives(range(len(texts)), texts, len(images)),
+            positives([place // each for place in range(len(texts))], texts, len(images)),
             self.model.logit_scale.exp(),
         )
         return contrast, contrast + self.settings.words * words.loss(logits_nv.float(), words_nv)
@@ -239,7 +242,7 @@ class Trainer:
         return rate * (0.5 + 0.5 * math.cos(math.pi * part))
 
     def _batch(self) -> tuple[torch.Tensor, list[str], torch.Tensor]:
-        """Return pixels, a caption of each and its words; [n, s, s, 3], n and [n, v]."""
+        """Return pixels [n, s, s, 3], captions (those of one picture together) and words [n, v]."""
         settings, pictures = self.settings, self._train.pictures
         first = self.step < settings.first_steps
         size = settings.first_batch if first else settings.batch
@@ -247,7 +250,11 @@ class Trainer:
         order = np.random.default_rng((settings.seed, size, epoch)).permutation(len(pictures))
         chosen = np.sort(order[place * size : (place + 1) * size])
         rng = np.random.default_rng((settings.seed, self.step))
-        texts = [str(rng.choice(pictures[index].plain)) for index in chosen]
+        texts = [
+            str(text)
+            for index in chosen
+            for text in rng.choice(pictures[index].plain, settings.texts)
+        ]
         pixels = augment(self._train.pixels[chosen], settings.shift, rng)
         return torch.from_numpy(pixels), texts, torch.from_numpy(self._words_nv[chosen]).float()
 
