@@ -29,7 +29,8 @@ class Slot:
     Attributes:
         kind: the part of a sentence that its phrases are.
         values: by key, in a fixed order.
-        salience: how likely people are to mention it, relative to the others.
+        salience: how likely people are to mention it, relative to the others: what is large and
+            striking comes first.
         coverage: share of the mark that must lie in the picture for the fact to be seen.
     """
 
@@ -70,7 +71,7 @@ BUILDING: Final[Mapping[str, Slot]] = {
             "butterfly": _say("中间低两边高的屋顶 像翅膀的屋顶", "蝶形屋面 V形屋面", weight=1.2),
             "battlement": _say("有城墙垛子的屋顶 一个个缺口的墙顶", "雉堞", weight=2),
         },
-        salience=2.6,
+        salience=3.2,
         coverage=0.75,
     ),
     "tiles": Slot(
@@ -85,7 +86,7 @@ BUILDING: Final[Mapping[str, Slot]] = {
             "blue": _say("蓝瓦 蓝色屋顶", "霁青琉璃", weight=3),
             "purple": _say("紫色屋顶", "紫铜屋面", weight=1.2),
         },
-        salience=1.5,
+        salience=2.0,
         coverage=0.6,
     ),
     "storeys": Slot(
@@ -99,7 +100,7 @@ BUILDING: Final[Mapping[str, Slot]] = {
             "7": _say("七层", "七层", weight=3),
             "9": _say("九层", "九层", weight=1.5),
         },
-        salience=1.8,
+        salience=0.8,
         coverage=0.95,
     ),
     "wall": Slot(
@@ -120,7 +121,7 @@ BUILDING: Final[Mapping[str, Slot]] = {
             "green": _say("绿墙房子 绿房子", "铜绿金属板", weight=1.5),
             "rust": _say("铁锈色的房子", "耐候钢板", weight=1.2),
         },
-        salience=2.4,
+        salience=1.4,
         coverage=0.5,
     ),
     "windows": Slot(
@@ -137,7 +138,7 @@ BUILDING: Final[Mapping[str, Slot]] = {
             "shutters": _say("蓝木板窗 两边有蓝木板的窗", "百叶窗扇", weight=4),
             "blank": _say("没有窗户 墙上不开窗", "实墙面", weight=4),
         },
-        salience=1.3,
+        salience=0.4,
     ),
     "door": Slot(
         "clause",
@@ -150,7 +151,7 @@ BUILDING: Final[Mapping[str, Slot]] = {
             "glazed": _say("玻璃大门 宽宽的玻璃门", "通高门斗", weight=5),
             "triple": _say("三个拱形门洞 并排三个门洞", "三券洞", weight=3.5),
         },
-        salience=1.1,
+        salience=0.35,
     ),
     "base": Slot(
         "clause",
@@ -162,6 +163,7 @@ BUILDING: Final[Mapping[str, Slot]] = {
             "pilotis": _say("底下空着用柱子撑起来 下面一层是空的", "底层架空", weight=5),
             "plinth": _say("石头墙脚 墙根是石块", "毛石勒脚", weight=9),
         },
+        salience=1.4,
     ),
     "columns": Slot(
         "clause",
@@ -172,6 +174,7 @@ BUILDING: Final[Mapping[str, Slot]] = {
             "arcade": _say("一楼是一排拱洞 下面一个接一个的拱", "连续券廊", weight=5),
             "pair": _say("门口两根大柱子 大门两边各一根柱子", "双柱门罩", weight=5),
         },
+        salience=0.4,
     ),
     "eaves": Slot(
         "clause",
@@ -180,6 +183,7 @@ BUILDING: Final[Mapping[str, Slot]] = {
             "double": _say("屋檐有上下两道 两道屋檐", "重檐", weight=14),
             "triple": _say("屋檐有三道 三道屋檐", "三滴水", weight=4),
         },
+        salience=0.6,
     ),
     "corner": Slot(
         "clause",
@@ -187,6 +191,7 @@ BUILDING: Final[Mapping[str, Slot]] = {
             "straight": _say(weight=40),
             "flying": _say("屋角高高翘起 屋角往上弯", "飞檐翼角", weight=16),
         },
+        salience=0.3,
     ),
     "crown": Slot(
         "clause",
@@ -199,6 +204,7 @@ BUILDING: Final[Mapping[str, Slot]] = {
             "chimney": _say("屋顶有烟囱", "砖砌烟道", weight=8),
             "dormers": _say("屋顶上开着小窗 屋顶斜面上有小窗户", "老虎窗", weight=6),
         },
+        salience=0.5,
     ),
     "detail": Slot(
         "clause",
@@ -214,6 +220,7 @@ BUILDING: Final[Mapping[str, Slot]] = {
             "stepped": _say("两边是阶梯形的高墙 一级一级高出屋顶的墙", "马头墙", weight=5),
             "clock": _say("墙上有大钟", "钟盘", weight=2.5),
         },
+        salience=0.4,
     ),
     "wings": Slot(
         "clause",
@@ -222,6 +229,7 @@ BUILDING: Final[Mapping[str, Slot]] = {
             "low": _say("两边连着矮房子 左右各有一间矮屋", "两翼耳房", weight=10),
             "tower": _say("一边连着高塔 旁边带一座塔楼", "角楼", weight=6),
         },
+        salience=0.6,
     ),
 }
 """What belongs to the building itself and stays the same in all its pictures."""
@@ -238,7 +246,7 @@ SURROUNDINGS: Final[Mapping[str, Slot]] = {
             "rain": _say("下着雨 下雨天", "雨景", weight=5),
             "snow": _say("下雪了 满地是雪", "雪景", weight=8),
         },
-        salience=1.4,
+        salience=2.4,
     ),
     "ground": Slot(
         "clause",
@@ -249,7 +257,7 @@ SURROUNDINGS: Final[Mapping[str, Slot]] = {
             "sand": _say("沙地上 前面都是沙子", "砂砾铺地", weight=4),
             "flowers": _say("前面是花田 门前一大片花", "花境", weight=4),
         },
-        salience=1.3,
+        salience=2.0,
     ),
     "backdrop": Slot(
         "clause",
@@ -261,6 +269,7 @@ SURROUNDINGS: Final[Mapping[str, Slot]] = {
             "bamboo": _say("后面是竹子 背后有竹林", "修篁", weight=3),
             "pagoda": _say("远处有宝塔 远处有一座塔", "浮屠对景", weight=2.5),
         },
+        salience=2.0,
     ),
     "tree": Slot(
         "clause",
@@ -273,6 +282,7 @@ SURROUNDINGS: Final[Mapping[str, Slot]] = {
             "autumn": _say("旁边有棵黄叶的树 叶子黄了的树", "秋色叶乔木", weight=4),
             "palm": _say("旁边有椰子树 有一棵椰树", "棕榈科乔木", weight=2),
         },
+        salience=2.2,
     ),
     "people": Slot(
         "clause",
@@ -282,6 +292,7 @@ SURROUNDINGS: Final[Mapping[str, Slot]] = {
             "few": _say("前面有几个人 有几个人", "多人尺度参照", weight=8),
             "crowd": _say("前面有很多人 人群", "集散人流", weight=4),
         },
+        salience=0.5,
     ),
     "object": Slot(
         "clause",
@@ -297,6 +308,7 @@ SURROUNDINGS: Final[Mapping[str, Slot]] = {
             "screen": _say("前面有一堵短墙 门前挡着一堵墙", "照壁", weight=3),
             "fountain": _say("前面有喷泉", "水法", weight=3),
         },
+        salience=2.0,
     ),
     "style": Slot(
         "style",
@@ -307,7 +319,7 @@ SURROUNDINGS: Final[Mapping[str, Slot]] = {
             "section": _say("切开看里面的图 房子切开的样子", "剖面图", weight=6),
             "ink": _say("水墨画 毛笔画", "水墨渲染图", weight=4),
         },
-        salience=2.0,
+        salience=3.0,
     ),
 }
 """What may differ between two pictures of one building."""
@@ -323,7 +335,7 @@ NEIGHBOUR: Final[Mapping[str, Slot]] = {
             )
             for key, value in BUILDING[name].values.items()
         },
-        salience=0.9,
+        salience=0.3,
         coverage=BUILDING[name].coverage,
     )
     for name, plain, professional in (

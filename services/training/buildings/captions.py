@@ -8,12 +8,12 @@ import numpy as np
 
 from cra.services.training.buildings.attributes import SLOTS, Speech, phrases
 
-NAMEABLE: Final = 0.04
-"""Smallest size at which people name a thing: 19 pixels of the picture, 2.6 of a 64 pixel input."""
+NAMEABLE: Final = 0.06
+"""Smallest size at which people name a thing: 29 pixels of the picture, 5.8 of a 96 pixel input."""
 
 _COUNTS: Final[Mapping[Speech, Mapping[int, float]]] = {
-    "plain": {1: 0.12, 2: 0.4, 3: 0.34, 4: 0.14},
-    "professional": {1: 0.12, 2: 0.4, 3: 0.34, 4: 0.14},
+    "plain": {1: 0.06, 2: 0.34, 3: 0.4, 4: 0.2},
+    "professional": {1: 0.06, 2: 0.34, 3: 0.4, 4: 0.2},
 }
 _NOUNS: Final[Mapping[Speech, tuple[str, ...]]] = {
     "plain": ("房子", "建筑", "大房子", "楼"),
