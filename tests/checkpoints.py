@@ -8,7 +8,7 @@ import torch
 from cn_clip.clip.model import CLIP, ModifiedResNet
 from torch import nn
 
-from cra.shared.model.towers import save_checkpoint
+from cra.shared.model.checkpoints import save_checkpoint
 
 Vision = Literal["vit", "resnet"]
 

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,36 @@ from cra.shared.settings import Settings
 METADATA_NAME = re.compile("[A-Za-z0-9-]+")
 INGEST = "cra.ingest.v1.IngestService"
 
+_EXTRA = {point.name: point for point in entry_points(group="cra.commands")}
+
 _out = Console()
 _err = Console(stderr=True)
 
 
 class _Group(click.Group):
-    """Turns domain errors into one line and exit code 1."""
+    """Turns domain errors into one line and exit code 1, and finds commands of other extras.
+
+    Those are entry points of `cra.commands`; they are imported when they are called, so that
+    `cra search` needs no torch.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_EXTRA})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _EXTRA:
+            return super().get_command(ctx, cmd_name)
+        try:
+            command: click.Command = _EXTRA[cmd_name].load()
+        except ModuleNotFoundError as error:
+            problem = str(error)
+            return click.Command(
+                cmd_name,
+                callback=lambda **_: _lacks(cmd_name, problem),
+                context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+                short_help="needs the extra `training`",
+            )
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -229,6 +254,12 @@ def reconcile(settings: Settings, dry_run: bool, allow_mass_deletion: bool, as_j
     _out.print(
         f"{summary.objects} objects: {summary.missing} missing, {summary.stale} stale, "
         f"{summary.orphaned} orphaned" + (" (nothing changed)" if dry_run else ", all put in line")
+    )
+
+
+def _lacks(command: str, problem: str) -> None:
+    raise click.ClickException(
+        f"`cra {command}` needs more than is installed ({problem}): pip install 'cra[training]'"
     )
 
 

@@ -23,7 +23,8 @@ from cra.shared.errors import UnavailableError
 from cra.shared.settings import Settings
 
 if TYPE_CHECKING:
-    from cra.shared.model.towers import ImageTower, TextTower
+    from cra.shared.model.image_tower import ImageTower
+    from cra.shared.model.text_tower import TextTower
 
 IMAGE_NICENESS: Final = 10
 
@@ -172,19 +173,19 @@ def _check() -> None:
 
 def _load_text_tower(settings: Settings) -> None:
     global _text_tower  # noqa: PLW0603
-    from cra.shared.model import towers  # noqa: PLC0415 - torch, only in these processes
+    from cra.shared.model.text_tower import TextTower  # noqa: PLC0415 - torch, only here
 
     _limit_threads(settings)
-    _text_tower = towers.TextTower(_source(settings), settings.device, settings.precision)
+    _text_tower = TextTower(_source(settings), settings.device, settings.precision)
 
 
 def _load_image_tower(settings: Settings) -> None:
     global _image_tower  # noqa: PLW0603
-    from cra.shared.model import towers  # noqa: PLC0415
+    from cra.shared.model.image_tower import ImageTower  # noqa: PLC0415
 
     os.nice(IMAGE_NICENESS)
     _limit_threads(settings)
-    _image_tower = towers.ImageTower(_source(settings), settings.device, settings.precision)
+    _image_tower = ImageTower(_source(settings), settings.device, settings.precision)
 
 
 def _limit_threads(settings: Settings) -> None:
@@ -194,21 +195,20 @@ def _limit_threads(settings: Settings) -> None:
 
 
 def _source(settings: Settings) -> Any:
-    from cra.shared.model import towers  # noqa: PLC0415
+    from cra.shared.model.checkpoints import find_model  # noqa: PLC0415
 
     cache = Path(settings.model_cache) if settings.model_cache else None
-    return towers.find_model(settings.model, settings.config, cache)
+    return find_model(settings.model, settings.config, cache)
 
 
 def _text_info() -> dict[str, Any]:
     _check()
     tower = _text_tower
     return {
-        "name": tower.source.name,
         "release": tower.release,
-        "normalizer": tower.source.normalizer,
-        "device": tower.device,
-        "precision": tower.precision,
+        "normalizer": tower.tokenizer.normalizer,
+        "device": tower.runtime.device,
+        "precision": tower.runtime.precision,
     }
 
 
@@ -216,6 +216,7 @@ def _image_info() -> dict[str, Any]:
     _check()
     tower = _image_tower
     return {
+        "name": tower.name,
         "image_tower": tower.image_tower,
         "dimension": tower.dimension,
         "input_size": tower.preprocessing.input_size,

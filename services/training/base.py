@@ -28,13 +28,9 @@ from cra.services.training.buildings.dataset import CAPTIONS
 from cra.services.training.buildings.scene import SEED
 from cra.services.training.contrast import multi_positive_loss, positives
 from cra.services.training.evaluation import evaluate
-from cra.shared.model.towers import (
-    encode_text,
-    find_model,
-    normalize_pixels,
-    save_checkpoint,
-    tokenize,
-)
+from cra.shared.model.checkpoints import find_model, save_checkpoint
+from cra.shared.model.image_tower import normalize_pixels
+from cra.shared.model.text_tower import Tokenizer, encode_text
 
 NAME: Final = "miniature"
 NORMALIZER: Final = "identity"
@@ -114,6 +110,7 @@ class Trainer:
         # Twice as fast on CPU as the default layout.
         self.model.visual.to(memory_format=torch.channels_last)
         self._train = train
+        self._tokenizer = Tokenizer(NORMALIZER)
         captions = [picture.plain for picture in train.pictures]
         vocabulary = words.vocabulary(captions)
         self._words_nv = words.targets(captions, vocabulary)
@@ -226,7 +223,7 @@ class Trainer:
         parts = []
         for start in range(0, len(order), _TEXTS_AT_ONCE):
             chosen = [texts[place] for place in order[start : start + _TEXTS_AT_ONCE]]
-            parts.append(encode_text(self.model, tokenize(chosen, NORMALIZER)[0]))
+            parts.append(encode_text(self.model, self._tokenizer(chosen)[0]))
         places = torch.empty(len(order), dtype=torch.long)
         places[torch.tensor(order)] = torch.arange(len(order))
         return torch.cat(parts)[places]

@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 
 from cra.services.training.evaluation import Recall
-from cra.shared.model.towers import ModelSource
+from cra.shared.model.checkpoints import ModelSource
 
 
 def table(found: Sequence[Recall]) -> str:

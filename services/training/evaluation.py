@@ -11,7 +11,9 @@ from cra.services.training.arrays import Arrays
 from cra.services.training.buildings.attributes import Speech
 from cra.services.training.buildings.oracle import ceiling
 from cra.services.training.metrics import chance, recall_at_k
-from cra.shared.model.towers import ImageTower, ModelSource, TextTower
+from cra.shared.model.checkpoints import ModelSource
+from cra.shared.model.image_tower import ImageTower
+from cra.shared.model.text_tower import TextTower
 
 KS: Final = (1, 5, 10, 20)
 _BATCH: Final = 64

@@ -1,1 +1,1 @@
-"""The model: its text, its pixels and its towers. Only `towers` imports torch."""
+"""The model: its text, its pixels and its towers. `text` and `pixels` are free of torch."""

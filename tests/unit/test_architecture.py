@@ -18,6 +18,7 @@ SERVICES = sorted(
     folder.name for folder in (ROOT / "services").iterdir() if (folder / "__init__.py").is_file()
 )
 HEAVY = ["torch", "torchvision", "cn_clip"]
+TORCH = {f"cra.shared.model.{name}" for name in ("checkpoints", "image_tower", "text_tower")}
 
 # Imports the modules named in argv[2] where those of argv[1] are not to be had.
 _IMPORTER = """
@@ -81,7 +82,7 @@ def test_gateway_ingest_command_and_client_need_no_torch() -> None:
 
     The embedding service itself, too: only its tower processes load them.
     """
-    shared = [module for module in _modules("shared") if module != "cra.shared.model.towers"]
+    shared = [module for module in _modules("shared") if module not in TORCH]
     assert "cra.shared.client" in shared
     light = [f"services/{name}" for name in SERVICES if name != "training"]
     assert {"services/gateway", "services/ingest", "services/cli"} <= set(light)
@@ -91,17 +92,17 @@ def test_gateway_ingest_command_and_client_need_no_torch() -> None:
 def test_the_guard_bites() -> None:
     """Where torch is not to be had, what imports it fails: the tests beside this one can fail."""
     with pytest.raises(AssertionError, match="torch is blocked"):
-        _import_without(HEAVY, ["cra.shared.model.towers"])
+        _import_without(HEAVY, ["cra.shared.model.image_tower"])
 
 
-def test_towers_is_the_only_module_of_shared_that_imports_torch() -> None:
-    """The model has one door: what else is shared knows nothing of torch."""
+def test_only_the_towers_and_their_checkpoints_import_torch() -> None:
+    """The model has one place: what else is shared knows nothing of torch."""
     importers = {
         _module(file)
         for file in _files("shared")
         if {name.partition(".")[0] for name in _imports(file)} & set(HEAVY)
     }
-    assert importers == {"cra.shared.model.towers"}
+    assert importers == TORCH
 
 
 @pytest.mark.parametrize("service", SERVICES)

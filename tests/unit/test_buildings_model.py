@@ -6,7 +6,7 @@ import pytest
 
 from cra.services.training import arrays
 from cra.services.training.evaluation import Recall, evaluate
-from cra.shared.model.towers import find_model
+from cra.shared.model.checkpoints import find_model
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "models" / "miniature"
 GALLERY = 200

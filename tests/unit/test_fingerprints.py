@@ -8,15 +8,10 @@ import torch
 from torch import nn
 
 from cra.shared.model import pixels, text
+from cra.shared.model.checkpoints import find_model, load_clip
+from cra.shared.model.image_tower import ImageTower, image_fingerprint
 from cra.shared.model.pixels import Preprocessing
-from cra.shared.model.towers import (
-    ImageTower,
-    TextTower,
-    find_model,
-    image_fingerprint,
-    load_clip,
-    text_fingerprint,
-)
+from cra.shared.model.text_tower import TextTower, text_fingerprint
 from tests.checkpoints import make_checkpoint
 
 SIZE = Preprocessing(32)
@@ -113,4 +108,4 @@ def test_both_towers_agree_and_arithmetic_is_no_part(folder: Path) -> None:
         ImageTower(source, "cpu", "bf16"),
     ]
     assert len({tower.image_tower for tower in towers}) == 1
-    assert towers[0].precision == "fp32"
+    assert towers[0].runtime.precision == "fp32"

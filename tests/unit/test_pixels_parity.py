@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from cra.shared.model.checkpoints import find_model
+from cra.shared.model.image_tower import ImageTower, normalize_pixels
 from cra.shared.model.pixels import Preprocessing, prepare
-from cra.shared.model.towers import ImageTower, find_model, normalize_pixels
 from tests.checkpoints import Vision
 from tests.unit.pictures import FILES, colourful, decode, encode, wide_samples
 from tests.unit.reference import TOLERANCE, Reference, load_reference

@@ -9,14 +9,8 @@ from cn_clip import clip
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cra.shared.model.towers import (
-    CONTEXT_LENGTH,
-    TextTower,
-    encode_text,
-    find_model,
-    load_clip,
-    tokenize,
-)
+from cra.shared.model.checkpoints import find_model, load_clip
+from cra.shared.model.text_tower import CONTEXT_LENGTH, TextTower, Tokenizer, encode_text
 from tests.unit.reference import TOLERANCE, Reference, load_reference
 
 LONG = "飞檐翘角的大殿坐落在汉白玉须弥座上" * 8
@@ -104,7 +98,7 @@ def test_what_is_cut_is_flagged(
 @given(st.lists(st.text(max_size=80), min_size=1, max_size=4))
 def test_any_texts_have_cn_clips_tokens(texts: list[str]) -> None:
     """For all Unicode text the tokens are cn_clip's; only the padding is shorter."""
-    ids, truncated = tokenize(texts, "identity")
+    ids, truncated = Tokenizer("identity")(texts)
     expected = clip.tokenize(texts)
     length = ids.shape[1]
     assert length <= CONTEXT_LENGTH

@@ -38,7 +38,9 @@ def towers(folder: Path) -> Iterator[TowerProcesses]:
 
 def test_the_processes_run_the_towers(towers: TowerProcesses, folder: Path) -> None:
     """What the processes answer is what the towers answer, and they say what they have loaded."""
-    from cra.shared.model.towers import ImageTower, TextTower, find_model
+    from cra.shared.model.checkpoints import find_model
+    from cra.shared.model.image_tower import ImageTower
+    from cra.shared.model.text_tower import TextTower
 
     source = find_model(str(folder))
     text, image = TextTower(source, "cpu"), ImageTower(source, "cpu")

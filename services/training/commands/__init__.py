@@ -1,0 +1,1 @@
+"""Commands that training adds to `cra`."""

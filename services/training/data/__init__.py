@@ -1,0 +1,1 @@
+"""Image-text pairs: read from several formats, checked, split by group."""

@@ -1,0 +1,156 @@
+"""Features of the frozen image tower: each image is encoded once, and never again.
+
+They lie in append-only files, one for each view, in a folder named by the tower's fingerprint.
+A record is the SHA-256 of the encoded image and its unit vector; so images are found again
+whatever data set they come in, and an interrupted run goes on where it was.
+
+Shapes in this file: n images, v views, s input size, d embedding dimension.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PillowImage
+from PIL import ImageOps
+
+from cra.services.training.data.dataset import Image
+from cra.shared.model.image_tower import ImageTower
+from cra.shared.model.pixels import BadImageError, prepare
+
+Features = npt.NDArray[np.float32]
+
+_BATCH: Final = 32
+_SMALLEST_CROP: Final = 0.7
+"""Least share of each side that an augmented view shows."""
+
+
+def load(
+    images: Sequence[Image],
+    tower: ImageTower,
+    cache: Path,
+    views: int = 1,
+    progress: Callable[[int], None] | None = None,
+    workers: int = 2,
+) -> Features:
+    """Return the features of images, those that are not in the cache yet made first.
+
+    Args:
+        images: n images.
+        tower: the frozen tower.
+        cache: folder of all towers' features.
+        views: how many of each image. The first is the image itself, as it is served; others are
+            crops of it, mirrored half of the time, always the same.
+        progress: called with the number of images (times views) done so far.
+        workers: threads that read and decode.
+
+    Returns:
+        unit vectors, float32 of shape [v, n, d].
+
+    Raises:
+        BadImageError: an image cannot be decoded; its id is in the message.
+        ValueError: `views` is not positive.
+    """
+    if views < 1:
+        raise ValueError(f"views is {views}; it must be positive")
+    folder = cache / tower.image_tower
+    folder.mkdir(parents=True, exist_ok=True)
+    found = np.empty((views, len(images), tower.dimension), np.float32)
+    for view in range(views):
+        with _Store(folder / f"view-{view}.bin", tower.dimension) as store:
+            _fill(found[view], images, tower, store, view, progress, workers)
+    return found
+
+
+def _fill(
+    found_nd: Features,
+    images: Sequence[Image],
+    tower: ImageTower,
+    store: "_Store",
+    view: int,
+    progress: Callable[[int], None] | None,
+    workers: int,
+) -> None:
+    done = view * len(images)
+
+    def one(image: Image) -> tuple[bytes, npt.NDArray[np.uint8] | None]:
+        encoded = image.read()
+        key = hashlib.sha256(encoded).digest()
+        if key in store.vectors:
+            return key, None
+        try:
+            return key, _pixels(encoded, tower, view, key)
+        except BadImageError as error:
+            raise BadImageError(error.reason, f"{image.image_id}: {error.message}") from error
+
+    with ThreadPoolExecutor(workers, "decode") as pool:
+        for start in range(0, len(images), _BATCH):
+            batch = list(pool.map(one, images[start : start + _BATCH]))
+            new = {key: pixels for key, pixels in batch if pixels is not None}
+            if new:
+                store.append(list(new), tower.encode(np.stack(list(new.values()))))
+            for place, (key, _) in enumerate(batch, start):
+                found_nd[place] = store.vectors[key]
+            if progress is not None:
+                progress(done + start + len(batch))
+
+
+def _pixels(encoded: bytes, tower: ImageTower, view: int, key: bytes) -> npt.NDArray[np.uint8]:
+    """Prepare an image; view 0 exactly as it is served."""
+    prepared = prepare(encoded, tower.preprocessing).pixels
+    if view == 0:
+        return prepared
+    rng = np.random.default_rng([view, *key])
+    with PillowImage.open(io.BytesIO(encoded)) as whole:
+        upright = ImageOps.exif_transpose(whole).convert("RGB")
+    share = rng.uniform(_SMALLEST_CROP, 1.0, 2)
+    corner = rng.uniform(0.0, 1.0 - share)
+    size = np.array(upright.size)
+    box = np.concatenate([corner * size, (corner + share) * size])
+    side = tower.preprocessing.input_size
+    crop = upright.resize(
+        (side, side), PillowImage.Resampling.BICUBIC, box=tuple(float(edge) for edge in box)
+    )
+    pixels = np.asarray(crop, dtype=np.uint8)
+    return np.ascontiguousarray(pixels[:, ::-1]) if rng.random() < 0.5 else pixels
+
+
+class _Store(contextlib.AbstractContextManager["_Store"]):
+    """One file of records; open in one process at a time, others wait."""
+
+    def __init__(self, path: Path, dimension: int) -> None:
+        self._path = path
+        self._record = np.dtype([("key", "V32"), ("vector", "<f4", (dimension,))])
+        self.vectors: dict[bytes, Features] = {}
+
+    def __enter__(self) -> "_Store":
+        self._file: BinaryIO = self._path.open("a+b")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._file.seek(0)
+        content = self._file.read()
+        whole = len(content) - len(content) % self._record.itemsize
+        # What an interrupted write left is cut off.
+        self._file.truncate(whole)
+        for record in np.frombuffer(content[:whole], self._record):
+            self.vectors[record["key"].tobytes()] = record["vector"]
+        return self
+
+    def append(self, keys: Sequence[bytes], vectors_nd: Features) -> None:
+        """Write records and remember them."""
+        records = np.empty(len(keys), self._record)
+        for record, key, vector in zip(records, keys, vectors_nd, strict=True):
+            record["key"] = np.void(key)
+            record["vector"] = vector
+            self.vectors[key] = vector
+        self._file.write(records.tobytes())
+        self._file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
