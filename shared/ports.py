@@ -7,6 +7,7 @@ look like "nothing there".
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Protocol
 
 from cra.shared.domain import (
@@ -20,6 +21,7 @@ from cra.shared.domain import (
     StoredObject,
     Vector,
 )
+from cra.shared.releases import Manifest, Pointer, PublishedRelease, Release
 
 
 class ObjectStore(Protocol):
@@ -92,6 +94,71 @@ class VectorStore(Protocol):
         ...
 
 
+class ReleaseStore(Protocol):
+    """Published releases, and the pointer that says which one is active."""
+
+    def list(self) -> list[PublishedRelease]:
+        """Return what is published as a whole, the newest first.
+
+        Raises:
+            NotFoundError: nothing was ever published: there is no bucket.
+        """
+        ...
+
+    def manifest(self, name: str) -> Manifest:
+        """Return a release's manifest.
+
+        Raises:
+            NotFoundError: there is no such release.
+            FailedPreconditionError: it is torn or tampered with.
+        """
+        ...
+
+    def fetch(self, name: str, parent: Path) -> Release:
+        """Copy a release into `parent`/`name`, checked; one that is there whole is taken as it is.
+
+        Raises:
+            NotFoundError: there is no such release.
+            FailedPreconditionError: it is torn, tampered with or under another's name.
+        """
+        ...
+
+    def publish(self, folder: Path) -> Release:
+        """Copy a release from a folder into the store, once it was found whole. Idempotent.
+
+        Raises:
+            FailedPreconditionError: it is not whole, or another one has its name.
+        """
+        ...
+
+    def pointer(self) -> Pointer:
+        """Return the pointer; version 0 if nobody has ever set it.
+
+        Raises:
+            NotFoundError: there is no bucket.
+            FailedPreconditionError: it is unreadable.
+        """
+        ...
+
+    def activate(self, release: str, image_tower: str) -> Pointer:
+        """Make a release the active one, or the model's own text tower if it is empty.
+
+        Raises:
+            AbortedError: somebody else has changed the pointer meanwhile.
+            FailedPreconditionError: the pointer that is there is unreadable.
+        """
+        ...
+
+    def rollback(self) -> Pointer:
+        """Go back to what was active before.
+
+        Raises:
+            AbortedError: somebody else has changed the pointer meanwhile.
+            FailedPreconditionError: nothing was active before.
+        """
+        ...
+
+
 class Priority(Enum):
     """Who goes first in the line of images."""
 
@@ -148,14 +215,27 @@ class ImageTowerInfo:
     """Fingerprint of how pixels are prepared."""
 
 
+class ReleaseState(Enum):
+    """How far an encoder is with a release."""
+
+    LOADED = "loaded"
+    LOADING = "loading"
+    UNLOADED = "unloaded"
+    """More are published than may be loaded side by side."""
+    REFUSED = "refused"
+
+
 @dataclass(frozen=True)
 class TextReleaseInfo:
-    """A text release that is loaded."""
+    """A text release that an encoder knows."""
 
     name: str
     active: bool
     normalizer: str
     image_tower: str
+    state: ReleaseState = ReleaseState.LOADED
+    problem: str = ""
+    """Why it was refused."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +247,12 @@ class Models:
     runtime: str
     device: str
     precision: str
+    base_release: str = ""
+    """The model's own text tower."""
+    pointer_version: int = 0
+    """Version of the pointer that is followed."""
+    releases_problem: str = ""
+    """Why the newest pointer, or the bucket of releases, is not followed."""
 
     @property
     def active_release(self) -> TextReleaseInfo:
@@ -185,6 +271,7 @@ class Encoder(Protocol):
         Raises:
             InvalidArgumentError: a text is empty or too long.
             NotFoundError: there is no such release.
+            FailedPreconditionError: the release is refused or not loaded.
             ResourceExhaustedError: the encoder has too much to do.
         """
         ...

@@ -1,8 +1,9 @@
 """Text releases as folders: a tuned text tower that fits every index of one image tower.
 
 A release is immutable and named by its content. It holds `release.json`, the manifest, with the
-checksum of every other file, and `text_tower.safetensors`; no file of it can run code. Free of
-torch, so that any service may list, check and copy releases.
+checksum of every other file, and `text_tower.safetensors`; no file of it can run code. Which one is
+active says a pointer beside them. Free of torch, so that any service may list, check and copy
+releases.
 """
 
 import datetime
@@ -11,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,6 +26,8 @@ FORMAT: Final = 1
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}-[0-9a-f]{8}")
 _LABEL: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _MAX_MANIFEST: Final = 4 * 2**20
+MAX_HISTORY: Final = 100
+"""Changes of the pointer that can be rolled back."""
 Hex = Annotated[str, Field(pattern="^[0-9a-f]+$")]
 
 
@@ -82,6 +85,86 @@ class Manifest(_Part):
         return (self.model_dump_json(indent=1) + "\n").encode()
 
 
+class Choice(_Part):
+    """Which release is active, as of one change of the pointer."""
+
+    version: int = Field(0, ge=0)
+    """Grows with every change; 0: nobody has chosen yet."""
+    release: str = Field("", max_length=200)
+    """Empty: the model's own text tower."""
+    image_tower: str = ""
+    """Fingerprint that the choice was made for; empty: any."""
+    changed_at: datetime.datetime | None = None
+
+
+class Pointer(Choice):
+    """The active release and those that were active before: the one object that is ever rewritten.
+
+    A change makes a new pointer; see `ports.ReleaseStore` for how one comes into force.
+    """
+
+    format: Literal[1] = FORMAT
+    history: tuple[Choice, ...] = Field((), max_length=MAX_HISTORY)
+    """What `rolled_back` returns to, the newest last."""
+
+    def activated(self, release: str, image_tower: str) -> Self:
+        """Return the pointer after choosing a release; itself if that is active already."""
+        if (self.release, self.image_tower or image_tower) == (release, image_tower):
+            return self
+        history = (*self.history, self._choice())[-MAX_HISTORY:]
+        return self._changed(Choice(release=release, image_tower=image_tower), history)
+
+    def rolled_back(self) -> Self:
+        """Return the pointer after going back to the choice before; twice goes back two.
+
+        Raises:
+            FailedPreconditionError: there is none before.
+        """
+        if not self.history:
+            raise FailedPreconditionError("no release was active before this one")
+        return self._changed(self.history[-1], self.history[:-1])
+
+    def encode(self) -> bytes:
+        """Return the content of the pointer's object."""
+        return (self.model_dump_json(indent=1) + "\n").encode()
+
+    @classmethod
+    def parse(cls, encoded: bytes) -> Self:
+        """Read the content of the pointer's object.
+
+        Raises:
+            FailedPreconditionError: it is no pointer of this format.
+        """
+        try:
+            return cls.model_validate_json(encoded)
+        except ValidationError as error:
+            raise FailedPreconditionError(
+                f"the pointer to the active release is unreadable: {_problems(error)}"
+            ) from error
+
+    def _choice(self) -> Choice:
+        return Choice(**{name: getattr(self, name) for name in Choice.model_fields})
+
+    def _changed(self, to: Choice, history: tuple[Choice, ...]) -> Self:
+        return type(self)(
+            version=self.version + 1,
+            release=to.release,
+            image_tower=to.image_tower,
+            changed_at=datetime.datetime.now(datetime.UTC),
+            history=history,
+        )
+
+
+@dataclass(frozen=True)
+class PublishedRelease:
+    """A release as the store lists it, unread."""
+
+    name: str
+    state: str
+    """Changes whenever a file of it does."""
+    published_at: datetime.datetime
+
+
 @dataclass(frozen=True)
 class Release:
     """A release that was read and found whole."""
@@ -118,11 +201,9 @@ def parse_manifest(encoded: bytes) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(encoded)
     except ValidationError as error:
-        where = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
-            for one in error.errors(include_input=False, include_url=False)[:5]
-        )
-        raise FailedPreconditionError(f"{MANIFEST} is no manifest of a release: {where}") from error
+        raise FailedPreconditionError(
+            f"{MANIFEST} is no manifest of a release: {_problems(error)}"
+        ) from error
     if WEIGHTS not in manifest.files or any(not _is_plain(name) for name in manifest.files):
         raise FailedPreconditionError(f"{MANIFEST} lacks {WEIGHTS} or names a file elsewhere")
     return manifest
@@ -166,27 +247,35 @@ def read_release(folder: Path) -> Release:
         raise FailedPreconditionError(f"{folder} holds no release: {error}") from error
     manifest = parse_manifest(encoded)
     for name, expected in manifest.files.items():
-        try:
-            content = (folder / name).read_bytes()
-        except OSError as error:
-            raise FailedPreconditionError(f"{folder}: {name} cannot be read: {error}") from error
-        check_file(name, content, expected)
+        check_file(folder / name, expected)
     return Release(name_of(encoded), manifest, folder)
 
 
-def check_file(name: str, content: bytes, expected: FileInfo) -> None:
+def check_file(file: Path, expected: FileInfo) -> None:
     """Compare a file with what its manifest says.
 
     Raises:
-        FailedPreconditionError: it is torn or tampered with.
+        FailedPreconditionError: it is missing, torn or tampered with.
     """
-    found = describe(content)
-    if found.size != expected.size:
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise FailedPreconditionError(f"{file.name} cannot be read: {error}") from error
+    if size != expected.size:
         raise FailedPreconditionError(
-            f"{name} is torn: it has {found.size} bytes, the manifest says {expected.size}"
+            f"{file.name} is torn: it has {size} bytes, the manifest says {expected.size}"
         )
-    if found.sha256 != expected.sha256:
-        raise FailedPreconditionError(f"{name} was changed: its SHA-256 is not the manifest's")
+    if digest != expected.sha256:
+        raise FailedPreconditionError(f"{file.name} was changed: its SHA-256 is not the manifest's")
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
+        for one in error.errors(include_input=False, include_url=False)[:5]
+    )
 
 
 def _is_plain(name: str) -> bool:

@@ -4,7 +4,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cra.shared.errors import FailedPreconditionError
@@ -79,6 +86,17 @@ class Settings(BaseSettings):
         min_length=1,
         description="buckets whose images are indexed, separated by commas",
     )
+    releases_bucket: str = Field(
+        "releases",
+        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+        description="bucket of text releases; never one of `CRA_BUCKETS`",
+    )
+    release_poll_seconds: float = Field(
+        2.0, gt=0, le=60, description="time between two looks at which release is active"
+    )
+    max_releases: int = Field(
+        4, ge=1, le=64, description="releases that are loaded beside the model's own text tower"
+    )
 
     milvus_uri: str = Field("http://127.0.0.1:19530", description="the vector database")
     milvus_token: SecretStr = Field(SecretStr(""), description="its token, `user:password`")
@@ -144,4 +162,11 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("releases_bucket")
+    @classmethod
+    def _keep_apart(cls, value: str, info: ValidationInfo) -> str:
+        if value in info.data.get("buckets", ()):
+            raise ValueError("is among CRA_BUCKETS; releases are never ingested")
         return value

@@ -72,7 +72,7 @@ class S3ObjectStore:
     def list(self, bucket: str) -> Iterator[StoredObject]:
         listing = self._client.list_objects(bucket, recursive=True)
         while True:
-            item = _call(lambda: next(listing, None))
+            item = call_s3(lambda: next(listing, None))
             if item is None:
                 return
             if item.is_dir or item.last_modified is None:
@@ -84,7 +84,7 @@ class S3ObjectStore:
             )
 
     def look(self, ref: ObjectRef) -> ObjectDetails | None:
-        item = _call(lambda: self._client.stat_object(ref.bucket, ref.key), gone=True)
+        item = call_s3(lambda: self._client.stat_object(ref.bucket, ref.key), gone=True)
         if item is None:
             return None
         return ObjectDetails(
@@ -103,7 +103,7 @@ class S3ObjectStore:
                 response.close()
                 response.release_conn()
 
-        content: bytes | None = _call(fetch, gone=True)
+        content: bytes | None = call_s3(fetch, gone=True)
         return content
 
     def signed_url(self, ref: ObjectRef) -> str:
@@ -113,11 +113,11 @@ class S3ObjectStore:
 
     def check(self) -> None:
         for bucket in self._buckets:
-            if not _call(functools.partial(self._client.bucket_exists, bucket)):
+            if not call_s3(functools.partial(self._client.bucket_exists, bucket)):
                 raise UnavailableError(f"the bucket {bucket!r} does not exist")
 
 
-def _call(function: Callable[[], T], *, gone: bool = False) -> Any:
+def call_s3(function: Callable[[], T], *, gone: bool = False) -> Any:
     """Call the SDK; its errors become ours, and a missing object None if `gone` says so."""
     try:
         return function()
