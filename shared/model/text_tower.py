@@ -61,17 +61,20 @@ class Tokenizer:
         """Return the text as it is tokenised: texts that this makes equal mean the same."""
         return self._normalize(text)
 
-    def __call__(self, texts: Sequence[str]) -> tuple[torch.Tensor, list[bool]]:
+    def __call__(
+        self, texts: Sequence[str], context_length: int = CONTEXT_LENGTH
+    ) -> tuple[torch.Tensor, list[bool]]:
         """Turn texts into token ids, as cn_clip's `tokenize` does but padded only to the longest.
 
         Returns:
-            ids, int64 of shape [n, t] with t at most 52, and for each text whether it was cut.
+            ids, int64 of shape [n, t] with t at most `context_length`, and for each text whether
+            it was cut.
         """
         rows, truncated = [], []
         for text in texts:
             ids = self._tokenizer.convert_tokens_to_ids(self._tokens(text))
-            truncated.append(len(ids) > CONTEXT_LENGTH - 2)
-            rows.append([self._first, *ids[: CONTEXT_LENGTH - 2], self._last])
+            truncated.append(len(ids) > context_length - 2)
+            rows.append([self._first, *ids[: context_length - 2], self._last])
         ids_nt = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         for row, ids in zip(ids_nt, rows, strict=True):
             row[: len(ids)] = torch.tensor(ids)

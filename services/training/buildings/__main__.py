@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from cra.services.training.buildings.dataset import write_dataset
+from cra.services.training.buildings.dataset import CAPTIONS, write_dataset
 from cra.services.training.buildings.scene import SEED, SPLITS
 
 
@@ -18,6 +18,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where to; made if missing")
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--count", type=int, default=2000, help="pictures, two of each building")
+    parser.add_argument("--start", type=int, default=0, help="place of the first in its split")
+    parser.add_argument("--captions", type=int, default=CAPTIONS, help="of each, in each speech")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--workers", type=int, default=1, help="processes")
     options = parser.parse_args()
@@ -30,6 +32,8 @@ def main() -> None:
             lambda done: bar.update(task, completed=done),
             options.seed,
             options.workers,
+            options.start,
+            options.captions,
         )
 
 

@@ -86,18 +86,26 @@ def make(index: int, split: str, seed: int = SEED, captions: int = CAPTIONS) -> 
     )
 
 
-def make_all(split: str, count: int, seed: int = SEED, workers: int = 1) -> Iterator[Made]:
-    """Make the first pictures of a split, in order, in as many processes as asked for.
+def make_all(
+    split: str,
+    count: int,
+    seed: int = SEED,
+    workers: int = 1,
+    start: int = 0,
+    captions: int = CAPTIONS,
+) -> Iterator[Made]:
+    """Make `count` pictures of a split from `start` on, in order, in that many processes.
 
     Raises:
         ValueError: an unknown split.
     """
-    one = partial(make, split=split, seed=seed)
+    one = partial(make, split=split, seed=seed, captions=captions)
+    places = range(start, start + count)
     if workers == 1:
-        yield from map(one, range(count))
+        yield from map(one, places)
         return
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap(one, range(count), chunksize=16)
+        yield from pool.imap(one, places, chunksize=16)
 
 
 def write_dataset(
@@ -107,8 +115,10 @@ def write_dataset(
     progress: Callable[[int], None] | None = None,
     seed: int = SEED,
     workers: int = 1,
+    start: int = 0,
+    captions: int = CAPTIONS,
 ) -> None:
-    """Write the first pictures of a split into a folder, and last of all their index.
+    """Write pictures of a split into a folder, and last of all their index.
 
     Args:
         folder: made if missing; pictures of an earlier run are overwritten.
@@ -117,14 +127,16 @@ def write_dataset(
         progress: called with the number of pictures written so far.
         seed: another one gives another data set.
         workers: processes.
+        start: place of the first picture in its split.
+        captions: of each picture, in each way of speaking.
 
     Raises:
         ValueError: an unknown split.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for index, made in enumerate(make_all(split, count, seed, workers)):
-        file = f"{split}-{index:06d}.jpg"
+    for index, made in enumerate(make_all(split, count, seed, workers, start, captions)):
+        file = f"{split}-{start + index:06d}.jpg"
         (folder / file).write_bytes(made.jpeg)
         lines.append(made.line(file))
         if progress is not None:

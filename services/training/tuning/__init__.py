@@ -1,0 +1,1 @@
+"""Locked-image text tuning (LiT): only the text tower learns, against cached image features."""
