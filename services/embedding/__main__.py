@@ -1,8 +1,10 @@
 """Runs the embedding service."""
 
 from cra.embedding.v1 import embedding_pb2_grpc as pb_grpc
+from cra.services.embedding.releases import Releases
 from cra.services.embedding.servicer import EmbeddingServicer
 from cra.services.embedding.towers import TowerProcesses
+from cra.shared.adapters.release_store import S3ReleaseStore
 from cra.shared.adapters.remote_encoder import SERVICE
 from cra.shared.server import Server, run_service
 from cra.shared.settings import Settings
@@ -11,7 +13,9 @@ from cra.shared.settings import Settings
 def main(settings: Settings) -> None:
     """Load the towers, serve until SIGTERM, drain."""
     towers = TowerProcesses(settings)
-    servicer = EmbeddingServicer(towers, settings)
+    releases = Releases(towers, S3ReleaseStore(settings), settings)
+    releases.start()
+    servicer = EmbeddingServicer(towers, releases, settings)
     server = Server(
         settings,
         SERVICE,
@@ -22,6 +26,7 @@ def main(settings: Settings) -> None:
     )
     server.run()
     servicer.close()
+    releases.close()
     towers.close()
 
 

@@ -1,14 +1,15 @@
 """Dynamic batching: calls at the same time share one forward pass.
 
 While a batch is being encoded, what arrives waits in a bounded line; the next batch takes as many
-as fit. There is no timer: an idle tower starts at once, a busy one finds fuller batches.
+as fit. There is no timer: an idle tower starts at once, a busy one finds fuller batches. Items of
+different groups never share a batch; whose turn it is, the first in line decides.
 """
 
 import heapq
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -47,6 +48,7 @@ class Batcher(Generic[Item, Result]):
         max_batch: most items in one batch.
         max_queue: most items in line.
         name: of the tower, for messages.
+        group: which items may share a batch; all, unless given.
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class Batcher(Generic[Item, Result]):
         max_batch: int,
         max_queue: int,
         name: str,
+        group: Callable[[Item], Hashable] = lambda _: None,
     ) -> None:
         self._encode = encode
+        self._group = group
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._name = name
@@ -133,15 +137,25 @@ class Batcher(Generic[Item, Result]):
         """Wait for work; an empty batch means the end."""
         with self._changed:
             while True:
-                batch: list[_Waiting[Item, Result]] = []
-                while self._line and len(batch) < self._max_batch:
-                    entry = heapq.heappop(self._line)
-                    # From here on nobody can cancel it.
-                    if not self._is_dead(entry) and entry.future.set_running_or_notify_cancel():
-                        batch.append(entry)
+                batch = self._take()
                 if batch or self._closed:
                     return batch
                 self._changed.wait()
+
+    def _take(self) -> list[_Waiting[Item, Result]]:
+        """Take the first in line and those of its group, in order; the others keep their places."""
+        batch: list[_Waiting[Item, Result]] = []
+        others: list[_Waiting[Item, Result]] = []
+        while self._line and len(batch) < self._max_batch:
+            entry = heapq.heappop(self._line)
+            if batch and self._group(entry.item) != self._group(batch[0].item):
+                others.append(entry)
+            # From here on nobody can cancel it.
+            elif not self._is_dead(entry) and entry.future.set_running_or_notify_cancel():
+                batch.append(entry)
+        for entry in others:
+            heapq.heappush(self._line, entry)
+        return batch
 
     def _drop_dead(self) -> None:
         """Give the places of dead requests to living ones."""

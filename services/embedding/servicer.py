@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -13,13 +14,14 @@ import numpy.typing as npt
 from cra.embedding.v1 import embedding_pb2 as pb
 from cra.embedding.v1 import embedding_pb2_grpc as pb_grpc
 from cra.services.embedding.batcher import Batcher, Encoded
+from cra.services.embedding.releases import Releases
 from cra.services.embedding.towers import Towers
 from cra.shared import rpc
+from cra.shared.adapters.remote_encoder import RELEASE_STATES
 from cra.shared.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
-    NotFoundError,
 )
 from cra.shared.model.pixels import BadImageError, Preprocessing, prepare
 from cra.shared.model.text import check_text
@@ -37,15 +39,28 @@ Result = TypeVar("Result")
 Pixels = npt.NDArray[np.uint8]
 Vector = npt.NDArray[np.float32]
 
+_STATES: Final = {ours: theirs for theirs, ours in RELEASE_STATES.items()}
+
+
+@dataclass(frozen=True)
+class _Text:
+    text: str
+    release: str
+
 
 class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
     """See proto/cra/embedding/v1."""
 
-    def __init__(self, towers: Towers, settings: Settings) -> None:
+    def __init__(self, towers: Towers, releases: Releases, settings: Settings) -> None:
         self._towers = towers
+        self._releases = releases
         self._preprocessing = Preprocessing(towers.info.input_size)
-        self._texts: Batcher[str, tuple[Vector, bool]] = Batcher(
-            towers.encode_texts, settings.max_batch, settings.max_queue, "text"
+        self._texts: Batcher[_Text, tuple[Vector, bool]] = Batcher(
+            lambda batch: towers.encode_texts(batch[0].release, [one.text for one in batch]),
+            settings.max_batch,
+            settings.max_queue,
+            "text",
+            group=lambda one: one.release,
         )
         self._images: Batcher[Pixels, Vector] = Batcher(
             towers.encode_images, settings.max_batch, settings.max_queue, "image"
@@ -60,10 +75,12 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
 
     def check(self) -> None:
         """Return if both towers have just encoded something; otherwise make them do it."""
+        self._releases.check()
         now = time.monotonic()
         side = self._preprocessing.input_size
         if self._texts.last_success < now - PROOF_LASTS:
-            self._texts.submit(["建筑"], now + LONGEST_WAIT)[0].result()
+            with self._releases.use("", LONGEST_WAIT) as release:
+                self._texts.submit([_Text("建筑", release)], now + LONGEST_WAIT)[0].result()
         if self._images.last_success < now - PROOF_LASTS:
             blank = np.zeros((side, side, 3), np.uint8)
             self._images.submit([blank], now + LONGEST_WAIT)[0].result()
@@ -72,19 +89,20 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         self, request: pb.EmbedTextsRequest, context: grpc.ServicerContext
     ) -> pb.EmbedTextsResponse:
         _check_count("texts", len(request.texts), MAX_TEXTS)
-        info = self._towers.info
-        if request.text_release not in {"", info.release}:
-            raise NotFoundError(f"there is no text release {request.text_release!r}")
         for number, text in enumerate(request.texts):
             check_text(text, f"texts[{number}]")
         deadline = _deadline(context)
-        encoded = _wait(self._texts.submit(list(request.texts), deadline), deadline, context)
+        # Held until it has encoded: a swap meanwhile concerns the requests that come later.
+        with self._releases.use(request.text_release, deadline - time.monotonic()) as release:
+            items = [_Text(text, release) for text in request.texts]
+            encoded = _wait(self._texts.submit(items, deadline), deadline, context)
+        info = self._towers.info
         return pb.EmbedTextsResponse(
             embeddings=[
                 pb.TextEmbedding(vector=_bytes(one.value[0]), truncated=one.value[1])
                 for one in encoded
             ],
-            text_release=info.release,
+            text_release=release,
             image_tower=info.image_tower,
             dimension=info.dimension,
             timing=_timing(encoded),
@@ -112,14 +130,14 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             ],
             image_tower=info.image_tower,
             dimension=info.dimension,
-            text_release=info.release,
+            text_release=self._releases.served().active,
             timing=_timing(encoded),
         )
 
     def ListModels(
         self, request: pb.ListModelsRequest, context: grpc.ServicerContext
     ) -> pb.ListModelsResponse:
-        info = self._towers.info
+        info, served = self._towers.info, self._releases.served()
         return pb.ListModelsResponse(
             image_tower=pb.ImageTower(
                 name=info.name,
@@ -130,15 +148,21 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             ),
             releases=[
                 pb.TextRelease(
-                    name=info.release,
-                    active=True,
-                    normalizer=info.normalizer,
-                    image_tower=info.image_tower,
+                    name=one.name,
+                    active=one.active,
+                    normalizer=one.normalizer,
+                    image_tower=one.image_tower,
+                    state=_STATES[one.state],
+                    problem=one.problem,
                 )
+                for one in served.releases
             ],
             runtime="torch",
             device=info.device,
             precision=info.precision,
+            base_release=info.release,
+            pointer_version=served.pointer_version,
+            releases_problem=served.problem,
         )
 
     def _check_item(self, item: pb.ImageItem, field: str) -> None:

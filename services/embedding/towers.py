@@ -5,28 +5,24 @@ never stands before a query.
 """
 
 import multiprocessing
-import os
-import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 
+from cra.services.embedding import tower_process
 from cra.shared.errors import UnavailableError
+from cra.shared.releases import Release
 from cra.shared.settings import Settings
 
-if TYPE_CHECKING:
-    from cra.shared.model.image_tower import ImageTower
-    from cra.shared.model.text_tower import TextTower
-
-IMAGE_NICENESS: Final = 10
+LOADED_YET: Final = 0.05
+"""Seconds between two looks at whether a release is loaded."""
 
 _log = structlog.get_logger()
 
@@ -37,6 +33,7 @@ class TowerInfo:
 
     name: str
     release: str
+    """The model's own text tower."""
     normalizer: str
     image_tower: str
     """Fingerprint."""
@@ -53,8 +50,10 @@ class Towers(Protocol):
 
     info: TowerInfo
 
-    def encode_texts(self, texts: Sequence[str]) -> list[tuple[npt.NDArray[np.float32], bool]]:
-        """Return for each text its unit vector and whether it was cut."""
+    def encode_texts(
+        self, release: str, texts: Sequence[str]
+    ) -> list[tuple[npt.NDArray[np.float32], bool]]:
+        """Return for each text the unit vector that a release gives it, and whether it was cut."""
         ...
 
     def encode_images(
@@ -63,38 +62,77 @@ class Towers(Protocol):
         """Return for each prepared image its unit vector."""
         ...
 
+    def load_release(self, release: Release) -> None:
+        """Load a release beside the others; encoding goes on meanwhile.
+
+        Raises:
+            FailedPreconditionError: it does not load.
+            UnavailableError: the process died meanwhile.
+        """
+        ...
+
+    def unload_release(self, name: str) -> None:
+        """Let a release go; one that is not loaded is no error."""
+        ...
+
+    def loaded_releases(self) -> set[str]:
+        """Return the releases that answer, the model's own among them."""
+        ...
+
     def close(self) -> None:
         """End the processes."""
         ...
 
 
 class TowerProcesses:
-    """The text tower and the image tower, each in its own process; see `Towers`.
+    """The text towers and the image tower, each kind in its own process; see `Towers`.
 
-    A process that dies fails the batch it was working on with UnavailableError and is replaced.
+    A process that dies fails the batch it was working on with UnavailableError and is replaced; the
+    new one has the releases of the old one before it answers.
 
     Raises:
         FailedPreconditionError: the model cannot be loaded.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._text = _TowerProcess(_load_text_tower, settings)
-        self._image = _TowerProcess(_load_image_tower, settings)
+        self._settings = settings
+        self._text = _TowerProcess(tower_process.load_text_towers, settings)
+        self._image = _TowerProcess(tower_process.load_image_tower, settings)
         try:
-            text, image = self._text.run(_text_info), self._image.run(_image_info)
+            text = self._text.run(tower_process.text_info)
+            image = self._image.run(tower_process.image_info)
         except BaseException:
             self.close()
             raise
         self.info = TowerInfo(**text, **image)
 
-    def encode_texts(self, texts: Sequence[str]) -> list[tuple[npt.NDArray[np.float32], bool]]:
-        vectors, truncated = self._text.run(_encode_texts, list(texts))
+    def encode_texts(
+        self, release: str, texts: Sequence[str]
+    ) -> list[tuple[npt.NDArray[np.float32], bool]]:
+        vectors, truncated = self._text.run(tower_process.encode_texts, release, list(texts))
         return list(zip(vectors, truncated, strict=True))
 
     def encode_images(
         self, pixels: Sequence[npt.NDArray[np.uint8]]
     ) -> list[npt.NDArray[np.float32]]:
-        return list(self._image.run(_encode_images, np.stack(pixels)))
+        return list(self._image.run(tower_process.encode_images, np.stack(pixels)))
+
+    def load_release(self, release: Release) -> None:
+        pause = threading.Event()
+        generation = self._text.generation
+        self._text.run(tower_process.start_loading, release, self._settings)
+        while not self._text.run(tower_process.is_loaded, release.name):
+            pause.wait(LOADED_YET)
+        # Kept only now: a release that kills its process must not kill the next one too.
+        self._text.keep(release, generation)
+
+    def unload_release(self, name: str) -> None:
+        self._text.forget(name)
+        self._text.run(tower_process.unload, name)
+
+    def loaded_releases(self) -> set[str]:
+        found: set[str] = self._text.run(tower_process.loaded)
+        return found
 
     def close(self) -> None:
         self._text.close()
@@ -102,11 +140,14 @@ class TowerProcesses:
 
 
 class _TowerProcess:
-    """A process that holds one tower for as long as it lives."""
+    """A process that holds towers for as long as it lives."""
 
-    def __init__(self, load: Callable[[Settings], None], settings: Settings) -> None:
+    def __init__(self, load: tower_process.Load, settings: Settings) -> None:
         self._load, self._settings = load, settings
         self._lock = threading.Lock()
+        self._kept: dict[str, Release] = {}
+        self.generation = 0
+        """How many processes have died."""
         self._pool = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
@@ -114,8 +155,8 @@ class _TowerProcess:
             1,
             # A fork would copy gRPC's threads and CUDA's state in whatever state they are.
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=_remember_problem,
-            initargs=(self._load, self._settings),
+            initializer=tower_process.begin,
+            initargs=(self._load, self._settings, tuple(self._kept.values())),
         )
         # The process starts with its first work; this way both towers load side by side.
         pool.submit(int)
@@ -132,103 +173,21 @@ class _TowerProcess:
                         "a tower's process died; starting another", tower=self._load.__name__
                     )
                     pool.shutdown(wait=False)
+                    self.generation += 1
                     self._pool = self._start()
             raise UnavailableError("the tower's process died; a new one is starting") from error
 
+    def keep(self, release: Release, generation: int) -> None:
+        """Have the processes that follow load a release that this one has."""
+        with self._lock:
+            if self.generation != generation:
+                raise UnavailableError("the tower's process died; a new one is starting")
+            self._kept[release.name] = release
+
+    def forget(self, name: str) -> None:
+        """Have the processes that follow do without a release."""
+        with self._lock:
+            self._kept.pop(name, None)
+
     def close(self) -> None:
         self._pool.shutdown()
-
-
-# What follows runs inside the tower processes.
-
-_text_tower: "TextTower"
-_image_tower: "ImageTower"
-_problem: Exception | None = None
-
-
-def _remember_problem(load: Callable[[Settings], None], settings: Settings) -> None:
-    """Load a tower; if that fails, keep the reason for the first call instead of dying with it."""
-    global _problem  # noqa: PLW0603 - one tower a process
-    # Ctrl-C reaches the whole group; the parent drains first and then ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        load(settings)
-    except Exception as error:  # raised again by _check
-        _problem = error
-
-
-def _end_with_parent() -> None:
-    """End this process when the service was killed: nobody else would, and it holds a model."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _check() -> None:
-    if _problem is not None:
-        raise _problem
-
-
-def _load_text_tower(settings: Settings) -> None:
-    global _text_tower  # noqa: PLW0603
-    from cra.shared.model.text_tower import TextTower  # noqa: PLC0415 - torch, only here
-
-    _limit_threads(settings)
-    _text_tower = TextTower(_source(settings), settings.device, settings.precision)
-
-
-def _load_image_tower(settings: Settings) -> None:
-    global _image_tower  # noqa: PLW0603
-    from cra.shared.model.image_tower import ImageTower  # noqa: PLC0415
-
-    os.nice(IMAGE_NICENESS)
-    _limit_threads(settings)
-    _image_tower = ImageTower(_source(settings), settings.device, settings.precision)
-
-
-def _limit_threads(settings: Settings) -> None:
-    import torch  # noqa: PLC0415
-
-    torch.set_num_threads(settings.tower_threads)
-
-
-def _source(settings: Settings) -> Any:
-    from cra.shared.model.checkpoints import find_model  # noqa: PLC0415
-
-    cache = Path(settings.model_cache) if settings.model_cache else None
-    return find_model(settings.model, settings.config, cache)
-
-
-def _text_info() -> dict[str, Any]:
-    _check()
-    tower = _text_tower
-    return {
-        "release": tower.release,
-        "normalizer": tower.tokenizer.normalizer,
-        "device": tower.runtime.device,
-        "precision": tower.runtime.precision,
-    }
-
-
-def _image_info() -> dict[str, Any]:
-    _check()
-    tower = _image_tower
-    return {
-        "name": tower.name,
-        "image_tower": tower.image_tower,
-        "dimension": tower.dimension,
-        "input_size": tower.preprocessing.input_size,
-        "preprocessing": tower.preprocessing.fingerprint,
-    }
-
-
-def _encode_texts(texts: list[str]) -> tuple[npt.NDArray[np.float32], list[bool]]:
-    _check()
-    return _text_tower.encode(texts)
-
-
-def _encode_images(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    _check()
-    return _image_tower.encode(pixels)

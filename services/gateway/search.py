@@ -9,14 +9,21 @@ import numpy as np
 from cra.services.gateway.paging import PageTokens, Position
 from cra.services.gateway.query import MAX_RESULTS, Query, Term
 from cra.shared.domain import ObjectRef, ScoredImage, SearchFilter, Vector
-from cra.shared.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from cra.shared.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
 from cra.shared.ports import (
+    EncodedTexts,
     Encoder,
     EncodeTiming,
     ImageProblem,
     Models,
     ObjectStore,
     Priority,
+    ReleaseState,
     VectorStore,
 )
 
@@ -24,8 +31,9 @@ TIES: Final = 16
 """How many more are asked for than are shown, so that equal scores at the edge keep their order."""
 
 ZERO_SUM: Final = 1e-6
-MODELS_LAST: Final = 2.0
-"""Seconds that what the encoder serves is remembered; the active release is polled as often."""
+MODELS_LAST: Final = 1.0
+"""Seconds that what the encoder serves is remembered. The encoder looks every two seconds itself,
+so a change of the active release is in force well within five."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,7 @@ class Ranking:
 @dataclass(frozen=True)
 class _EncodedQuery:
     vector: Vector
+    text_release: str
     truncated: bool
     timing: EncodeTiming
 
@@ -80,24 +89,21 @@ class SearchEngine:
             InvalidArgumentError: a picture cannot be read, the terms sum to zero, or the page
                 token does not fit.
             NotFoundError: an image_id is not indexed, or the release does not exist.
+            FailedPreconditionError: the release that is named is refused or not loaded.
         """
         # One look-up decides tower and release for the whole request, so that a switch of the
         # active release in the middle cannot mix two.
         models = self._current_models()
         tower = models.image_tower.fingerprint
         last: Position | None = None
-        release = query.text_release
+        named = query.text_release
         if query.page_token:
             last = self._page_tokens.read(query.page_token, query.digest, tower)
-            if release and release != last.text_release:
+            if named and named != last.text_release:
                 raise InvalidArgumentError("page_token", "belongs to another text_release")
-            release = last.text_release
-        release = release or models.active_release.name
-        if release not in _names(models):
-            models = self._current_models(fresh=True)
-        if release not in _names(models) or models.image_tower.fingerprint != tower:
-            raise NotFoundError(f"there is no text release {release!r}")
-        encoded = self._encode(query, tower, release, timeout)
+            named = last.text_release
+        encoded = self._encode(query, models, named, timeout)
+        release = encoded.text_release
         start = time.perf_counter()
         page, more = self._page(query, tower, encoded.vector, last)
         took = time.perf_counter() - start
@@ -117,12 +123,12 @@ class SearchEngine:
         tower = models.image_tower
         # A gateway that comes up before the first image is ingested is ready all the same.
         self._vectors.ensure_collection(tower.fingerprint, tower.dimension)
-        encoded = self._encoder.embed_texts(["建筑"], models.active_release.name)
+        encoded = self._encoder.embed_texts(["建筑"])
         self._vectors.search(tower.fingerprint, encoded.vectors[0], 1, SearchFilter())
 
-    def _current_models(self, *, fresh: bool = False) -> Models:
+    def _current_models(self) -> Models:
         now = time.monotonic()
-        if fresh or self._models is None or self._models[0] < now - MODELS_LAST:
+        if self._models is None or self._models[0] < now - MODELS_LAST:
             self._models = (now, self._encoder.models())
         return self._models[1]
 
@@ -155,9 +161,17 @@ class SearchEngine:
         return page, more
 
     def _encode(
-        self, query: Query, tower: str, release: str, timeout: float | None
+        self, query: Query, models: Models, named: str, timeout: float | None
     ) -> _EncodedQuery:
-        """Return the unit vector of the weighted sum of the terms."""
+        """Return the unit vector of the weighted sum of the terms.
+
+        Args:
+            query: the terms.
+            models: what the encoder served a moment ago.
+            named: the release that the caller asks for; the active one if empty.
+            timeout: seconds.
+        """
+        tower = models.image_tower.fingerprint
         start = time.monotonic()
         texts = [term for term in query.terms if isinstance(term.content, str)]
         images = [term for term in query.terms if isinstance(term.content, bytes)]
@@ -166,13 +180,15 @@ class SearchEngine:
         timing = EncodeTiming()
         truncated = False
         if texts:
-            answer = self._encoder.embed_texts(
-                [str(term.content) for term in texts], release, timeout
-            )
+            contents = [str(term.content) for term in texts]
+            answer = self._embed_texts(contents, named, models, timeout)
+            release = answer.text_release
             _same_tower(tower, answer.image_tower)
             sides |= {t.field: v for t, v in zip(texts, answer.vectors, strict=True)}
             truncated = any(answer.truncated)
             timing = _add(timing, answer.timing)
+        else:
+            release = self._check_release(named, models)
         if images:
             pictures = self._encoder.embed_encoded_images(
                 [bytes(term.content) for term in images if isinstance(term.content, bytes)],
@@ -199,11 +215,39 @@ class SearchEngine:
         length = float(np.linalg.norm(total))
         if length < ZERO_SUM * max(abs(term.weight) for term in query.terms):
             raise InvalidArgumentError("terms", "sum to zero; there is nothing to look for")
-        return _EncodedQuery((total / length).astype(np.float32), truncated, timing)
+        vector = (total / length).astype(np.float32)
+        return _EncodedQuery(vector, release, truncated, timing)
 
+    def _embed_texts(
+        self, texts: list[str], named: str, models: Models, timeout: float | None
+    ) -> EncodedTexts:
+        """Encode with the release that is named, else with the active one."""
+        release = named or models.active_release.name
+        try:
+            answer = self._encoder.embed_texts(texts, release, timeout)
+        except (NotFoundError, FailedPreconditionError):
+            if named:
+                raise
+            # It was active a second ago, and not here. Nobody asked for it by name, so the one
+            # that is active where this is answered will do.
+            return self._encoder.embed_texts(texts, "", timeout)
+        if answer.text_release != release:
+            raise UnavailableError(f"{release!r} was asked for, {answer.text_release!r} answered")
+        return answer
 
-def _names(models: Models) -> set[str]:
-    return {release.name for release in models.releases}
+    def _check_release(self, named: str, models: Models) -> str:
+        """Return the release that a query without text is said to be answered with."""
+        if not named or named == models.active_release.name:
+            return models.active_release.name
+        self._models = None
+        for release in self._current_models().releases:
+            if release.name == named:
+                if release.state is ReleaseState.REFUSED:
+                    raise FailedPreconditionError(
+                        f"the text release {named} is refused: {release.problem}"
+                    )
+                return named
+        raise NotFoundError(f"there is no text release {named!r}")
 
 
 def _image_refs(terms: tuple[Term, ...]) -> tuple[ObjectRef, ...]:

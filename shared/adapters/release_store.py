@@ -123,10 +123,11 @@ class S3ReleaseStore:
                 source = str(folder / file)
                 name = f"{release.name}/{file}"
                 call_s3(functools.partial(self._client.fput_object, self._bucket, name, source))
-        if there is None and not self._write(key, encoded, {"If-None-Match": "*"}):
-            # Somebody else was faster, with the same release as a rule.
-            if not self._is_there(key, encoded):
-                raise FailedPreconditionError(f"another release has the name {release.name}")
+        if there is not None or self._write(key, encoded, {"If-None-Match": "*"}):
+            return release
+        # Somebody else was faster, with the same release as a rule.
+        if not self._is_there(key, encoded):
+            raise FailedPreconditionError(f"another release has the name {release.name}")
         return release
 
     def pointer(self) -> Pointer:

@@ -1,6 +1,6 @@
 """The encoder port over gRPC: the embedding service."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -18,6 +18,7 @@ from cra.shared.ports import (
     ImageTowerInfo,
     Models,
     Priority,
+    ReleaseState,
     TextReleaseInfo,
 )
 
@@ -26,6 +27,13 @@ SERVICE = "cra.embedding.v1.EmbeddingService"
 _PRIORITIES = {
     Priority.INTERACTIVE: pb.PRIORITY_INTERACTIVE,
     Priority.BULK: pb.PRIORITY_BULK,
+}
+
+RELEASE_STATES: Mapping["pb.ReleaseState.ValueType", ReleaseState] = {
+    pb.RELEASE_STATE_LOADED: ReleaseState.LOADED,
+    pb.RELEASE_STATE_LOADING: ReleaseState.LOADING,
+    pb.RELEASE_STATE_UNLOADED: ReleaseState.UNLOADED,
+    pb.RELEASE_STATE_REFUSED: ReleaseState.REFUSED,
 }
 
 
@@ -85,12 +93,22 @@ class RemoteEncoder:
                 tower.preprocessing,
             ),
             releases=[
-                TextReleaseInfo(r.name, r.active, r.normalizer, r.image_tower)
+                TextReleaseInfo(
+                    r.name,
+                    r.active,
+                    r.normalizer,
+                    r.image_tower,
+                    RELEASE_STATES.get(r.state, ReleaseState.LOADED),
+                    r.problem,
+                )
                 for r in answer.releases
             ],
             runtime=answer.runtime,
             device=answer.device,
             precision=answer.precision,
+            base_release=answer.base_release,
+            pointer_version=answer.pointer_version,
+            releases_problem=answer.releases_problem,
         )
 
     def _embed_images(

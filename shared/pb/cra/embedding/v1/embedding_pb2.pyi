@@ -40,6 +40,34 @@ PRIORITY_INTERACTIVE: Priority.ValueType  # 1
 PRIORITY_BULK: Priority.ValueType  # 2
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
+class _ReleaseState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReleaseStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReleaseState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RELEASE_STATE_UNSPECIFIED: _ReleaseState.ValueType  # 0
+    RELEASE_STATE_LOADED: _ReleaseState.ValueType  # 1
+    RELEASE_STATE_LOADING: _ReleaseState.ValueType  # 2
+    """Being fetched and loaded."""
+    RELEASE_STATE_UNLOADED: _ReleaseState.ValueType  # 3
+    """One too many to be loaded beside the others."""
+    RELEASE_STATE_REFUSED: _ReleaseState.ValueType  # 4
+    """Torn, tampered with, or made for another image tower."""
+
+class ReleaseState(_ReleaseState, metaclass=_ReleaseStateEnumTypeWrapper):
+    """ReleaseState is how far a server is with a release; only a loaded one answers."""
+
+RELEASE_STATE_UNSPECIFIED: ReleaseState.ValueType  # 0
+RELEASE_STATE_LOADED: ReleaseState.ValueType  # 1
+RELEASE_STATE_LOADING: ReleaseState.ValueType  # 2
+"""Being fetched and loaded."""
+RELEASE_STATE_UNLOADED: ReleaseState.ValueType  # 3
+"""One too many to be loaded beside the others."""
+RELEASE_STATE_REFUSED: ReleaseState.ValueType  # 4
+"""Torn, tampered with, or made for another image tower."""
+Global___ReleaseState: _TypeAlias = ReleaseState  # noqa: Y015
+
 @_typing.final
 class EmbedTextsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -359,12 +387,23 @@ class ListModelsResponse(_message.Message):
     RUNTIME_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
+    BASE_RELEASE_FIELD_NUMBER: _builtins.int
+    POINTER_VERSION_FIELD_NUMBER: _builtins.int
+    RELEASES_PROBLEM_FIELD_NUMBER: _builtins.int
     runtime: _builtins.str
     """What runs the towers, such as `torch`."""
     device: _builtins.str
     """`cpu` or a CUDA device."""
     precision: _builtins.str
     """Arithmetic of the towers: `fp32`, `bf16` or `fp16`."""
+    base_release: _builtins.str
+    """The model's own text tower, one of `releases`."""
+    pointer_version: _builtins.int
+    """Version of the pointer to the active release that this server follows; 0: nobody ever chose."""
+    releases_problem: _builtins.str
+    """Why this server does not follow the newest pointer, or does not see the bucket of releases;
+    empty if it does.
+    """
     @_builtins.property
     def image_tower(self) -> Global___ImageTower: ...
     @_builtins.property
@@ -377,10 +416,13 @@ class ListModelsResponse(_message.Message):
         runtime: _builtins.str = ...,
         device: _builtins.str = ...,
         precision: _builtins.str = ...,
+        base_release: _builtins.str = ...,
+        pointer_version: _builtins.int = ...,
+        releases_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image_tower", b"image_tower"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "image_tower", b"image_tower", "precision", b"precision", "releases", b"releases", "runtime", b"runtime"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_release", b"base_release", "device", b"device", "image_tower", b"image_tower", "pointer_version", b"pointer_version", "precision", b"precision", "releases", b"releases", "releases_problem", b"releases_problem", "runtime", b"runtime"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -429,12 +471,18 @@ class TextRelease(_message.Message):
     ACTIVE_FIELD_NUMBER: _builtins.int
     NORMALIZER_FIELD_NUMBER: _builtins.int
     IMAGE_TOWER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     active: _builtins.bool
+    """It answers when no release is named."""
     normalizer: _builtins.str
-    """Version of the text normaliser, such as `identity` or `cra-1`."""
+    """Version of the text normaliser, such as `identity` or `cra-1`; empty if not yet read."""
     image_tower: _builtins.str
-    """Fingerprint of the image tower that it fits."""
+    """Fingerprint of the image tower that it fits; empty if not yet read."""
+    state: Global___ReleaseState.ValueType
+    problem: _builtins.str
+    """Why it was refused."""
     def __init__(
         self,
         *,
@@ -442,10 +490,12 @@ class TextRelease(_message.Message):
         active: _builtins.bool = ...,
         normalizer: _builtins.str = ...,
         image_tower: _builtins.str = ...,
+        state: Global___ReleaseState.ValueType = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "image_tower", b"image_tower", "name", b"name", "normalizer", b"normalizer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "image_tower", b"image_tower", "name", b"name", "normalizer", b"normalizer", "problem", b"problem", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -63,7 +63,9 @@ class EmbeddingServiceServicer:
     def EmbedTexts(self, request, context):
         """EmbedTexts encodes 1 to 256 texts, each of 1 to 1,000 characters.
 
-        INVALID_ARGUMENT names the text at fault; NOT_FOUND: unknown text_release.
+        INVALID_ARGUMENT names the text at fault; NOT_FOUND: unknown text_release;
+        FAILED_PRECONDITION: a text_release that was refused, or is one too many to be loaded;
+        UNAVAILABLE: it is still being loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,7 +83,7 @@ class EmbeddingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """ListModels names the image tower and the text releases that are loaded.
+        """ListModels names the image tower and the text releases that are published.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,9 @@ class EmbeddingServiceStub:
     EmbedTexts: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.EmbedTextsRequest, _embedding_pb2.EmbedTextsResponse]
     """EmbedTexts encodes 1 to 256 texts, each of 1 to 1,000 characters.
 
-    INVALID_ARGUMENT names the text at fault; NOT_FOUND: unknown text_release.
+    INVALID_ARGUMENT names the text at fault; NOT_FOUND: unknown text_release;
+    FAILED_PRECONDITION: a text_release that was refused, or is one too many to be loaded;
+    UNAVAILABLE: it is still being loaded.
     """
     EmbedImages: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.EmbedImagesRequest, _embedding_pb2.EmbedImagesResponse]
     """EmbedImages encodes 1 to 64 images in at most 32 MiB. A bad image is answered by its own
@@ -49,7 +51,7 @@ class EmbeddingServiceStub:
     them again.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.ListModelsRequest, _embedding_pb2.ListModelsResponse]
-    """ListModels names the image tower and the text releases that are loaded."""
+    """ListModels names the image tower and the text releases that are published."""
 
 @_typing.type_check_only
 class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
@@ -62,7 +64,9 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     EmbedTexts: _aio.UnaryUnaryMultiCallable[_embedding_pb2.EmbedTextsRequest, _embedding_pb2.EmbedTextsResponse]  # type: ignore[assignment]
     """EmbedTexts encodes 1 to 256 texts, each of 1 to 1,000 characters.
 
-    INVALID_ARGUMENT names the text at fault; NOT_FOUND: unknown text_release.
+    INVALID_ARGUMENT names the text at fault; NOT_FOUND: unknown text_release;
+    FAILED_PRECONDITION: a text_release that was refused, or is one too many to be loaded;
+    UNAVAILABLE: it is still being loaded.
     """
     EmbedImages: _aio.UnaryUnaryMultiCallable[_embedding_pb2.EmbedImagesRequest, _embedding_pb2.EmbedImagesResponse]  # type: ignore[assignment]
     """EmbedImages encodes 1 to 64 images in at most 32 MiB. A bad image is answered by its own
@@ -72,7 +76,7 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     them again.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_embedding_pb2.ListModelsRequest, _embedding_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """ListModels names the image tower and the text releases that are loaded."""
+    """ListModels names the image tower and the text releases that are published."""
 
 class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
     """EmbeddingService runs the text tower and the frozen image tower of a Chinese CLIP model.
@@ -88,7 +92,9 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_embedding_pb2.EmbedTextsResponse, _abc.Awaitable[_embedding_pb2.EmbedTextsResponse]]:
         """EmbedTexts encodes 1 to 256 texts, each of 1 to 1,000 characters.
 
-        INVALID_ARGUMENT names the text at fault; NOT_FOUND: unknown text_release.
+        INVALID_ARGUMENT names the text at fault; NOT_FOUND: unknown text_release;
+        FAILED_PRECONDITION: a text_release that was refused, or is one too many to be loaded;
+        UNAVAILABLE: it is still being loaded.
         """
 
     @_abc_1.abstractmethod
@@ -110,6 +116,6 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_pb2.ListModelsResponse, _abc.Awaitable[_embedding_pb2.ListModelsResponse]]:
-        """ListModels names the image tower and the text releases that are loaded."""
+        """ListModels names the image tower and the text releases that are published."""
 
 def add_EmbeddingServiceServicer_to_server(servicer: EmbeddingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
