@@ -56,6 +56,8 @@ class Tokenizer:
                 self._tokenizer.vocab[token] = len(self._tokenizer.vocab)
         vocab = self._tokenizer.vocab
         self._first, self._last = vocab["[CLS]"], vocab["[SEP]"]
+        self.unknown_id: int = vocab["[UNK]"]
+        """What a character without a token becomes."""
 
     def normalize(self, text: str) -> str:
         """Return the text as it is tokenised: texts that this makes equal mean the same."""
