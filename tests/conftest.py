@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from cra.shared.adapters.object_store import connect
 from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.settings import Settings
-from tests import servers
+from tests import releases, servers
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,18 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """An S3 server with the bucket `images`, as settings that reach it."""
     with servers.object_store(tmp_path_factory.mktemp("s3")) as settings:
         yield settings
+
+
+@pytest.fixture
+def releases_s3(s3: Settings) -> Settings:
+    """The S3 server with an empty bucket of releases."""
+    client = connect(s3)
+    # One for all tests: SeaweedFS sets room aside for each bucket.
+    if client.bucket_exists(s3.releases_bucket):
+        releases.empty(client, s3.releases_bucket)
+    else:
+        client.make_bucket(s3.releases_bucket)
+    return s3
 
 
 @pytest.fixture(scope="session")

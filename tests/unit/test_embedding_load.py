@@ -1,0 +1,138 @@
+"""The embedding service with too much to do, callers that leave and towers that break."""
+
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+from google.rpc import error_details_pb2
+
+from cra.embedding.v1 import embedding_pb2 as pb
+from cra.embedding.v1 import embedding_pb2_grpc as pb_grpc
+from cra.shared import errors, rpc
+from tests.embedding import (
+    BLUE,
+    GOOD,
+    GREEN,
+    RED,
+    SOON,
+    Service,
+    details_of,
+    running,
+    wait_until,
+)
+from tests.fakes import picture
+
+
+def _request(**fields: Any) -> pb.EmbedTextsRequest:
+    return pb.EmbedTextsRequest(**fields)
+
+
+def test_a_full_line_is_refused_at_once(own: Service) -> None:
+    """Beyond `max_queue`, RESOURCE_EXHAUSTED with RetryInfo at once; what waits is answered."""
+    with own.towers.held() as wait_until_busy:
+        first = own.stub.EmbedTexts.future(_request(texts=["红"]))
+        wait_until_busy()
+        waiting = own.stub.EmbedTexts.future(_request(texts=["绿"] * 70))
+        own.wait_in_line(texts=70)
+        with pytest.raises(grpc.RpcError) as caught:
+            own.stub.EmbedTexts(_request(texts=["蓝"]), timeout=SOON)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    retry = details_of(caught.value)["RetryInfo"]
+    assert isinstance(retry, error_details_pb2.RetryInfo)
+    assert retry.retry_delay.ToNanoseconds() > 0
+    assert len(first.result(SOON).embeddings) == 1
+    assert len(waiting.result(SOON).embeddings) == 70
+
+
+def test_too_many_calls_are_refused_at_once() -> None:
+    """Beyond `max_calls` at once, RESOURCE_EXHAUSTED; health still answers."""
+    with running(max_calls=2) as own, own.towers.held() as wait_until_busy:
+        text = own.stub.EmbedTexts.future(_request(texts=["红"]))
+        wait_until_busy()
+        image = own.stub.EmbedImages.future(pb.EmbedImagesRequest(items=[GOOD]))
+        wait_until_busy()
+        with pytest.raises(errors.ResourceExhaustedError, match="too many calls"):
+            own.encoder.models()
+        assert own.health() == "SERVING"
+        own.towers._free.set()
+        assert text.result(SOON).text_release
+        assert image.result(SOON).image_tower
+        assert own.encoder.models()
+
+
+def test_interactive_images_overtake_bulk(own: Service) -> None:
+    """While the tower works, an interactive image that comes last goes first."""
+    with own.towers.held() as wait_until_busy:
+        calls = [_images(own, RED, pb.PRIORITY_BULK)]
+        wait_until_busy()
+        calls.append(_images(own, GREEN, pb.PRIORITY_BULK, 4))
+        own.wait_in_line(images=4)
+        calls.append(_images(own, BLUE, pb.PRIORITY_UNSPECIFIED))
+        own.wait_in_line(images=5)
+    for call in calls:
+        assert call.result(SOON).results
+    assert own.towers.batches[-3:] == [[RED], [BLUE, GREEN, GREEN, GREEN], [GREEN]]
+
+
+def _images(
+    service: Service,
+    colour: tuple[int, int, int],
+    priority: "pb.Priority.ValueType",
+    count: int = 1,
+) -> Any:
+    items = [pb.ImageItem(encoded=picture(colour))] * count
+    return service.stub.EmbedImages.future(pb.EmbedImagesRequest(items=items, priority=priority))
+
+
+def test_a_deadline_is_kept_and_its_text_dropped(own: Service) -> None:
+    """A caller is told when its deadline passes, and nobody encodes its text afterwards."""
+    with own.towers.held() as wait_until_busy:
+        first = own.stub.EmbedTexts.future(_request(texts=["红"]))
+        wait_until_busy()
+        with pytest.raises(errors.DeadlineExceededError):
+            own.encoder.embed_texts(["绿"], timeout=0.05)
+    assert first.result(SOON)
+    own.encoder.embed_texts(["蓝"])
+    assert own.towers.batches[-2:] == [["红"], ["蓝"]]
+
+
+def test_a_caller_that_hangs_up_is_forgotten(own: Service) -> None:
+    """What a caller left in line is never encoded, and its leaving is no error in the log."""
+    with structlog.testing.capture_logs() as log:
+        with own.towers.held() as wait_until_busy:
+            first = own.stub.EmbedTexts.future(_request(texts=["红"]))
+            wait_until_busy()
+            second = own.stub.EmbedTexts.future(_request(texts=["绿"] * 3))
+            own.wait_in_line(texts=3)
+            second.cancel()
+            wait_until(lambda: any(line.get("code") == "DEADLINE_EXCEEDED" for line in log))
+        assert first.result(SOON)
+        own.encoder.embed_texts(["蓝"])
+    assert own.towers.batches[-2:] == [["红"], ["蓝"]]
+    assert not [line for line in log if line["log_level"] in {"error", "critical"}]
+
+
+def test_a_bug_in_the_tower_is_internal(own: Service) -> None:
+    """What the tower raises unforeseen is INTERNAL, without its text, and logged with it."""
+    own.towers.broken = ValueError("secret path")
+    with structlog.testing.capture_logs() as log, pytest.raises(errors.CraError) as caught:
+        own.encoder.embed_texts(["红"])
+    assert "INTERNAL" in caught.value.message
+    assert "secret" not in caught.value.message
+    assert any(line["log_level"] == "error" for line in log)
+    own.towers.broken = None
+    assert own.encoder.embed_texts(["红"]).vectors
+
+
+def test_a_dead_tower_is_unavailable(own: Service) -> None:
+    """A domain error of the tower reaches the caller as what it is, with its retry delay."""
+    own.towers.broken = errors.UnavailableError("the tower's process died", retry_after=2.5)
+    # Not our channel, which would try again.
+    with grpc.insecure_channel(f"127.0.0.1:{own.server.port}") as channel:
+        stub = pb_grpc.EmbeddingServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.EmbedTexts(_request(texts=["红"]), timeout=SOON)
+    raised = rpc.from_rpc_error(caught.value)
+    assert isinstance(raised, errors.UnavailableError)
+    assert raised.retry_after == 2.5

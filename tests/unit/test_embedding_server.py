@@ -1,0 +1,120 @@
+"""The embedding service as a server: credentials, reflection, health, draining."""
+
+import threading
+import time
+
+import grpc
+import pytest
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+from pydantic import SecretStr
+
+from cra.embedding.v1 import embedding_pb2 as pb
+from cra.services.embedding import servicer as servicer_module
+from cra.shared import errors
+from cra.shared import server as server_module
+from cra.shared.adapters.remote_encoder import SERVICE, RemoteEncoder
+from cra.shared.settings import Settings
+from tests.embedding import (
+    SOON,
+    Health,
+    Service,
+    health_of,
+    running,
+)
+
+
+def test_service_credentials_are_needed() -> None:
+    """With a token set, calls without it are UNAUTHENTICATED; health and reflection need none."""
+    with running(service_token=SecretStr("t0ken")) as own:
+        for token in ("", "wrong", "t0ke"):
+            encoder = RemoteEncoder(own.target, token)
+            with pytest.raises(errors.UnauthenticatedError):
+                encoder.models()
+            encoder.close()
+        with grpc.insecure_channel(f"127.0.0.1:{own.server.port}") as channel:
+            assert health_of(channel) == "SERVING"
+            assert SERVICE in ProtoReflectionDescriptorDatabase(channel).get_services()
+
+
+def test_the_right_token_is_let_in() -> None:
+    """A call with the service's bearer token is served."""
+    with running(service_token=SecretStr("t0ken")) as own:
+        assert own.encoder.models().device == "cpu"
+
+
+def test_reflection_lists_the_service(service: Service) -> None:
+    """Reflection names the service beside health, and describes its calls."""
+    database = ProtoReflectionDescriptorDatabase(service.channel)
+    assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
+    described = database.FindFileContainingSymbol(SERVICE)
+    assert {method.name for method in described.service[0].method} == {
+        "EmbedTexts", "EmbedImages", "ListModels",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["", SERVICE])
+def test_health_follows_readiness(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SERVING only after both towers have encoded; NOT_SERVING while one fails; then again."""
+    monkeypatch.setattr(server_module, "READINESS_PERIOD", 0.01)
+    monkeypatch.setattr(servicer_module, "PROOF_LASTS", 0.0)
+    service = Service(Settings(drain_seconds=SOON))
+    try:
+        with service.towers.held() as wait_until_busy:
+            service.start()
+            with grpc.insecure_channel(f"127.0.0.1:{service.server.port}") as channel:
+                health = Health(channel, name)
+                wait_until_busy()
+                health.wait_for("NOT_SERVING")
+                assert service.towers.batches == [["建筑"]]
+                service.towers._free.set()
+                health.wait_for("SERVING")
+                assert [(0, 0, 0)] in service.towers.batches
+                service.towers.broken = ValueError("out of memory")
+                health.wait_for("NOT_SERVING")
+                service.towers.broken = None
+                health.wait_for("SERVING")
+                health.close()
+    finally:
+        service.close()
+
+
+def test_stopping_drains(own: Service) -> None:
+    """On SIGTERM health says NOT_SERVING, new calls are refused, and running ones are answered."""
+    with grpc.insecure_channel(f"127.0.0.1:{own.server.port}") as channel:
+        health = Health(channel)
+        health.wait_for("SERVING")
+        with own.towers.held() as wait_until_busy:
+            text = own.stub.EmbedTexts.future(pb.EmbedTextsRequest(texts=["红"]))
+            wait_until_busy()
+            more = own.stub.EmbedTexts.future(pb.EmbedTextsRequest(texts=["绿"]))
+            own.wait_in_line(texts=1)
+            stopper = threading.Thread(target=own.server.stop)
+            stopper.start()
+            health.wait_for("NOT_SERVING")
+            health.close()
+            with pytest.raises(errors.UnavailableError):
+                own.encoder.embed_texts(["蓝"], timeout=SOON)
+            assert stopper.is_alive()
+        assert text.result(SOON).embeddings
+        assert more.result(SOON).embeddings
+        stopper.join(SOON)
+        assert not stopper.is_alive()
+
+
+def test_a_health_watch_does_not_hold_up_the_end(own: Service) -> None:
+    """A caller that watches the health is told, and the server ends long before its drain time."""
+    with grpc.insecure_channel(f"127.0.0.1:{own.server.port}") as channel:
+        health = Health(channel)
+        health.wait_for("SERVING")
+        began = time.monotonic()
+        own.server.stop()
+        assert time.monotonic() - began < Settings().drain_seconds / 2
+        health.close()
+
+
+def test_stopping_twice_is_no_error(own: Service) -> None:
+    """A second SIGTERM, or a stop after a stop, returns."""
+    own.server.stop()
+    own.server.stop()
