@@ -225,7 +225,10 @@ def write_release(parent: Path, files: Mapping[str, bytes], **fields: Any) -> Re
     Raises:
         FailedPreconditionError: the manifest would not be valid.
     """
-    manifest = Manifest(files={name: describe(data) for name, data in files.items()}, **fields)
+    try:
+        manifest = Manifest(files={name: describe(data) for name, data in files.items()}, **fields)
+    except ValidationError as error:
+        raise FailedPreconditionError(f"no manifest of a release: {_problems(error)}") from error
     encoded = manifest.encode()
     name = name_of(encoded)
     folder = parent / name

@@ -113,10 +113,10 @@ def _pixels(encoded: bytes, tower: ImageTower, view: int, key: bytes) -> npt.NDA
     share = rng.uniform(_SMALLEST_CROP, 1.0, 2)
     corner = rng.uniform(0.0, 1.0 - share)
     size = np.array(upright.size)
-    box = np.concatenate([corner * size, (corner + share) * size])
+    left, top, right, bottom = np.concatenate([corner * size, (corner + share) * size]).tolist()
     side = tower.preprocessing.input_size
     crop = upright.resize(
-        (side, side), PillowImage.Resampling.BICUBIC, box=tuple(float(edge) for edge in box)
+        (side, side), PillowImage.Resampling.BICUBIC, box=(left, top, right, bottom)
     )
     pixels = np.asarray(crop, dtype=np.uint8)
     return np.ascontiguousarray(pixels[:, ::-1]) if rng.random() < 0.5 else pixels

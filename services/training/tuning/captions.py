@@ -40,7 +40,7 @@ class Captions:
         lengths_b = self._lengths_p[batch_b]
         order_b = torch.argsort(lengths_b, stable=True)
         parts = []
-        for chosen in order_b.split(_AT_ONCE):
+        for chosen in torch.split(order_b, _AT_ONCE):
             rows = torch.from_numpy(batch_b)[chosen]
             longest = int(lengths_b[chosen].max())
             parts.append(model(self._tokens_pt[rows, :longest].to(device)))

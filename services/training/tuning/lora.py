@@ -33,15 +33,22 @@ class LowRankUpdate(torch.nn.Module):
 
 def add(module: torch.nn.Module, rank: int, alpha: float) -> None:
     """Freeze a module, and let low-rank updates of its linear layers learn."""
-    module.requires_grad_(requires_grad=False)
+    for parameter in module.parameters():
+        parameter.requires_grad = False
     for layer in list(module.modules()):
         if isinstance(layer, torch.nn.Linear):
             update = LowRankUpdate(layer.weight, rank, alpha)
             parametrize.register_parametrization(layer, "weight", update)
 
 
-def merge(module: torch.nn.Module) -> None:
-    """Put the updates into the weights: the module is as before, and computes what it learnt."""
-    for layer in list(module.modules()):
+def merged_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return a module's state with the updates inside the weights, as if it never had any."""
+    state = {
+        name: value.detach().clone()
+        for name, value in module.state_dict().items()
+        if "parametrizations." not in name
+    }
+    for name, layer in module.named_modules():
         if isinstance(layer, torch.nn.Linear) and parametrize.is_parametrized(layer, "weight"):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+            state[f"{name}.weight"] = layer.weight.detach().clone()
+    return state

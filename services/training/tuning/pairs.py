@@ -27,9 +27,9 @@ class _Members:
     starts: Places
 
     @classmethod
-    def of(cls, keys: Places, places: Places) -> "_Members":
+    def of(cls, keys: Places, places: Places, count: int) -> "_Members":
         order = np.argsort(keys, kind="stable")
-        counts = np.bincount(keys)
+        counts = np.bincount(keys, minlength=count)
         return cls(places[order], np.concatenate([[0], np.cumsum(counts)]))
 
     def __getitem__(self, key: int) -> Places:
@@ -71,9 +71,9 @@ class Pairs:
         self.groups_n: Places = np.array(
             [named.setdefault(image.group, len(named)) for image in dataset.images]
         )
-        self._images_of_text = _Members.of(self.texts_p, self.images_p)
-        self._images_of_group = _Members.of(self.groups_n, np.arange(len(dataset)))
-        self._pairs_of_image = _Members.of(self.images_p, np.arange(len(pairs)))
+        self._images_of_text = _Members.of(self.texts_p, self.images_p, len(equal))
+        self._images_of_group = _Members.of(self.groups_n, np.arange(len(dataset)), len(named))
+        self._pairs_of_image = _Members.of(self.images_p, np.arange(len(pairs)), len(dataset))
 
     def __len__(self) -> int:
         return len(self.images_p)

@@ -112,12 +112,14 @@ def tune(
         device,
         _kept(train, begun, base),
     )
-    first = copy.deepcopy(merged(begun.model)).cpu()
+    first = merged(begun.model, begun.config)
     check = Validation(validation, valid_nd, begun.tokenizer, settings.valid_k)
-    run = _Run(trainer, check, settings, listener, device, work, _identity(source, train, tower))
-    run.resume(check.score(first.to(device), device))
-    first.cpu()
+    run = _Run(
+        trainer, begun, check, settings, listener, device, work, _identity(source, train, tower)
+    )
+    run.resume(check.score(first, device))
     run.go(snapshot_steps)
+    first.cpu()
     best = copy.deepcopy(first)
     best.load_state_dict(run.best)
     factor, after = 1.0, run.best_score
@@ -145,6 +147,7 @@ class _Run:
     def __init__(
         self,
         trainer: Trainer,
+        begun: Start,
         check: Validation,
         settings: TuningSettings,
         listener: Listener,
@@ -153,6 +156,7 @@ class _Run:
         identity: str,
     ) -> None:
         self._trainer, self._check, self._settings = trainer, check, settings
+        self._config = begun.config
         self._listener, self._device = listener, device
         self._path = work / STATE
         self._identity = identity
@@ -189,7 +193,7 @@ class _Run:
                 self._save()
 
     def _validate(self) -> None:
-        model = merged(self._trainer.model)
+        model = merged(self._trainer.model, self._config)
         score = self._check.score(model, self._device)
         better = not self.best or score.field > self.best_score.field
         if better:

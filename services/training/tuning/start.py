@@ -55,24 +55,32 @@ def start(source: ModelSource, texts: Iterable[str], settings: TuningSettings) -
     return Start(model, tokenizer, config)
 
 
-def merged(model: TextModel) -> TextModel:
-    """Return a copy of a text tower with its low-rank updates, if any, inside the weights."""
-    whole = copy.deepcopy(model)
-    lora.merge(whole.bert)
-    return whole
+def merged(model: TextModel, config: Mapping[str, Any]) -> TextModel:
+    """Return a copy of a text tower with its low-rank updates, if any, inside the weights.
+
+    Args:
+        model: the tower.
+        config: its shape.
+    """
+    with torch.device("meta"):
+        whole = TextModel(config)
+    whole.load_state_dict(lora.merged_state(model), assign=True)
+    return whole.eval()
 
 
 def _add_rows(model: TextModel, count: int, like: int) -> None:
     """Give the word embeddings `count` more rows, all equal to row `like`."""
     words = model.bert.embeddings.word_embeddings
     rows = torch.cat([words.weight.data, words.weight.data[like].expand(count, -1)])
-    model.bert.embeddings.word_embeddings = torch.nn.Embedding.from_pretrained(
-        rows.clone(), freeze=False, padding_idx=words.padding_idx
-    )
+    larger = torch.nn.Embedding(len(rows), rows.shape[1], padding_idx=words.padding_idx)
+    larger.weight.data.copy_(rows)
+    model.bert.embeddings.word_embeddings = larger
 
 
 def _learn_rows_from(weight: torch.nn.Parameter, first: int) -> None:
     """Let the rows from `first` on learn, and those before stay."""
-    weight.requires_grad_(requires_grad=True)
+    weight.requires_grad = True
     learns = (torch.arange(len(weight)) >= first).unsqueeze(1)
-    weight.register_hook(lambda gradient: gradient * learns.to(gradient.device))
+    weight.register_hook(  # type: ignore[no-untyped-call]
+        lambda gradient: gradient * learns.to(gradient.device)
+    )

@@ -94,17 +94,19 @@ class Trainer:
             raise FloatingPointError(f"the loss of step {self.step} is {loss.item()}")
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        learning = [p for p in self.model.parameters() if p.grad is not None]
+        total = loss.detach()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if distributed.is_initialized():
-            for parameter in learning:
-                distributed.all_reduce(parameter.grad)
-            distributed.all_reduce(loss := loss.detach())
+            # Each process holds a share of one sum.
+            for shared in (*gradients, total):
+                distributed.all_reduce(shared)
+        learning = [p for p in self.model.parameters() if p.grad is not None]
         torch.nn.utils.clip_grad_norm_(learning, settings.grad_clip)
         self._optimizer.step()
         with torch.no_grad():
             self.model.logit_scale.clamp_(0.0, float(np.log(MAX_SCALE)))
         self.step += 1
-        return loss.item()
+        return total.item()
 
     def loss(self, batch_b: Places, rng: np.random.Generator) -> torch.Tensor:
         """Return the loss of a batch: this process's share of the sum over all processes."""
@@ -212,6 +214,6 @@ def _gathered(mine_bd: torch.Tensor, batch_b: Places, world: int) -> tuple[torch
     shares = [batch_b[rank::world] for rank in range(world)]
     most = len(shares[0])
     padded = functional.pad(mine_bd, (0, 0, 0, most - len(mine_bd)))
-    every = gathering.all_gather(padded)
+    every = gathering.all_gather(padded)  # type: ignore[no-untyped-call]
     vectors = torch.cat([part[: len(own)] for part, own in zip(every, shares, strict=True)])
     return vectors, np.concatenate(shares)
