@@ -44,7 +44,7 @@ def make_buckets(settings: Settings, stopped: Callable[[], bool]) -> list[str]:
     """Make the buckets as soon as the object store answers; return those that were new."""
     client = object_store.connect(settings)
     made = []
-    for bucket in settings.buckets:
+    for bucket in (*settings.buckets, settings.releases_bucket):
         while not stopped():
             try:
                 if not client.bucket_exists(bucket):
@@ -123,7 +123,8 @@ def _redis(settings: Settings) -> bool:
 
 def _buckets(settings: Settings) -> bool:
     client = object_store.connect(settings)
-    return all(client.bucket_exists(bucket) for bucket in settings.buckets)
+    buckets = (*settings.buckets, settings.releases_bucket)
+    return all(client.bucket_exists(bucket) for bucket in buckets)
 
 
 def _listens(port: int) -> bool:

@@ -68,6 +68,8 @@ def test_compose_settings_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.embedding_target == f"dns:///embedding:{settings.embedding_port}"
     assert settings.ingest_target == f"dns:///ingest:{settings.ingest_port}"
     assert f"ingest:{settings.events_port}/" in str(SERVICES["s3"]["environment"])
+    setup = str(SERVICES["s3-setup"]["command"])
+    assert f"{{CRA_RELEASES_BUCKET:-{settings.releases_bucket}}}" in setup
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))

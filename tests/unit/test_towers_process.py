@@ -2,23 +2,23 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from cra.services.embedding.towers import (
-    IMAGE_NICENESS,
-    TowerProcesses,
-    _load_text_tower,
-    _text_info,
-    _TowerProcess,
-)
+from cra.services.embedding import tower_process
+from cra.services.embedding.tower_process import IMAGE_NICENESS
+from cra.services.embedding.towers import TowerProcesses, _TowerProcess
 from cra.shared.errors import FailedPreconditionError, UnavailableError
 from cra.shared.model.pixels import Preprocessing, prepare
+from cra.shared.releases import Release
 from cra.shared.settings import Settings
 from tests.checkpoints import make_checkpoint
+from tests.releases import make_tower_release
 from tests.unit.pictures import FILES
 
 
@@ -48,7 +48,7 @@ def test_the_processes_run_the_towers(towers: TowerProcesses, folder: Path) -> N
     assert towers.info.image_tower == image.image_tower
     assert towers.info.preprocessing == Preprocessing(towers.info.input_size).fingerprint
     assert (towers.info.name, towers.info.device, towers.info.precision) == ("tiny", "cpu", "fp32")
-    encoded = towers.encode_texts(["红色的塔", "飞檐" * 60])
+    encoded = towers.encode_texts(text.release, ["红色的塔", "飞檐" * 60])
     vectors, truncated = text.encode(["红色的塔", "飞檐" * 60])
     np.testing.assert_allclose([vector for vector, _ in encoded], vectors, atol=1e-6)
     assert [cut for _, cut in encoded] == truncated == [False, True]
@@ -56,6 +56,79 @@ def test_the_processes_run_the_towers(towers: TowerProcesses, folder: Path) -> N
     np.testing.assert_allclose(
         towers.encode_images(pixels), image.encode(np.stack(pixels)), atol=1e-6
     )
+
+
+@pytest.fixture(scope="module")
+def release(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """A text tower of other weights, for the same image tower."""
+    parent = tmp_path_factory.mktemp("releases")
+    return make_tower_release(parent, folder, make_checkpoint(parent / "other", text_seed=1))
+
+
+def test_releases_are_loaded_beside_the_model(towers: TowerProcesses, release: Release) -> None:
+    """A release is loaded while texts are encoded, answers by its name, and can be let go."""
+    from cra.shared.model.text_tower import TextTower
+
+    base = towers.info.release
+    before = towers.encode_texts(base, ["红门"])[0][0]
+    done = threading.Event()
+    answers: list[npt.NDArray[np.float32]] = []
+
+    def ask() -> None:
+        while not done.is_set():
+            answers.append(towers.encode_texts(base, ["红门"])[0][0])
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    towers.load_release(release)
+    done.set()
+    thread.join()
+    assert len(answers) > 2
+    np.testing.assert_array_equal(answers, [before] * len(answers))
+    assert towers.loaded_releases() == {base, release.name}
+    expected = TextTower(release, "cpu").encode(["红门"])[0][0]
+    tuned = towers.encode_texts(release.name, ["红门"])[0][0]
+    np.testing.assert_allclose(tuned, expected, atol=1e-6)
+    assert float(tuned @ before) < 0.99
+    towers.unload_release(release.name)
+    towers.unload_release(release.name)
+    assert towers.loaded_releases() == {base}
+    with pytest.raises(FailedPreconditionError, match=release.name):
+        towers.encode_texts(release.name, ["红门"])
+
+
+def test_a_release_that_does_not_load(
+    towers: TowerProcesses, folder: Path, release: Release, tmp_path: Path
+) -> None:
+    """Weights of another shape, torn ones and such that are no numbers are refused, in words."""
+    import torch
+
+    from cra.shared.model.text_tower import encode_weights, load_text_model
+
+    torn = make_tower_release(tmp_path, folder, folder, "torn")
+    torn.weights.write_bytes(torn.weights.read_bytes()[:-100])
+    model = load_text_model(release)
+    torch.nn.init.constant_(model.text_projection, torch.nan)
+    nan = make_tower_release(tmp_path, folder, folder, "nan")
+    nan.weights.write_bytes(encode_weights(model))
+    shape = make_tower_release(
+        tmp_path, folder, make_checkpoint(tmp_path / "wide", dimension=64), "shape"
+    )
+    for bad, reason in ((torn, "do not fit"), (nan, "no number"), (shape, "do not fit")):
+        with pytest.raises(FailedPreconditionError, match=reason):
+            towers.load_release(bad)
+    assert towers.loaded_releases() == {towers.info.release}
+
+
+def test_a_new_process_has_the_old_one_s_releases(towers: TowerProcesses, release: Release) -> None:
+    """After a process died, the first call for a release is answered by it."""
+    towers.load_release(release)
+    before = towers.encode_texts(release.name, ["红门"])[0][0]
+    victim = towers._text.run(os.getpid)
+    with pytest.raises(UnavailableError, match="died"):
+        towers._text.run(os.kill, victim, signal.SIGKILL)
+    np.testing.assert_array_equal(towers.encode_texts(release.name, ["红门"])[0][0], before)
+    towers.unload_release(release.name)
 
 
 def test_images_run_at_low_priority(towers: TowerProcesses) -> None:
@@ -69,26 +142,28 @@ def test_images_run_at_low_priority(towers: TowerProcesses) -> None:
 
 def test_a_process_that_dies_is_replaced(towers: TowerProcesses) -> None:
     """A killed tower fails the call that needs it with UnavailableError; the next one works."""
-    before = towers.encode_texts(["红门"])[0][0]
+    before = towers.encode_texts(towers.info.release, ["红门"])[0][0]
     victim = towers._text.run(os.getpid)
     image = towers._image.run(os.getpid)
     with pytest.raises(UnavailableError, match="died"):
         # It dies in the middle of the call, as a process that is killed for its memory does.
         towers._text.run(os.kill, victim, signal.SIGKILL)
     assert towers._image.run(os.getpid) == image
-    np.testing.assert_array_equal(towers.encode_texts(["红门"])[0][0], before)
+    np.testing.assert_array_equal(towers.encode_texts(towers.info.release, ["红门"])[0][0], before)
     assert towers._text.run(os.getpid) != victim
 
 
 def test_ctrl_c_is_for_the_parent(towers: TowerProcesses) -> None:
     """SIGINT, which a terminal sends to the whole group, does not end a tower before its parent."""
     os.kill(towers._text.run(os.getpid), signal.SIGINT)
-    assert towers.encode_texts(["红门"])
+    assert towers.encode_texts(towers.info.release, ["红门"])
 
 
 def test_a_model_that_does_not_load() -> None:
     """The reason crosses the process boundary in its own words, before anything is served."""
-    tower = _TowerProcess(_load_text_tower, Settings(model="no-such-model", device="cpu"))
+    tower = _TowerProcess(
+        tower_process.load_text_towers, Settings(model="no-such-model", device="cpu")
+    )
     with pytest.raises(FailedPreconditionError, match="no model 'no-such-model'"):
-        tower.run(_text_info)
+        tower.run(tower_process.text_info)
     tower.close()
