@@ -18,6 +18,7 @@ from rich.table import Table
 from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.ingest.v1 import ingest_pb2_grpc as ingest_grpc
 from cra.search.v1 import search_pb2 as search_pb
+from cra.services.cli.releases import releases
 from cra.services.cli.upload import find_uploads, put_all
 from cra.shared import rpc
 from cra.shared.adapters.object_store import connect
@@ -255,6 +256,9 @@ def reconcile(settings: Settings, dry_run: bool, allow_mass_deletion: bool, as_j
         f"{summary.objects} objects: {summary.missing} missing, {summary.stale} stale, "
         f"{summary.orphaned} orphaned" + (" (nothing changed)" if dry_run else ", all put in line")
     )
+
+
+main.add_command(releases)
 
 
 def _lacks(command: str, problem: str) -> None:

@@ -65,6 +65,16 @@ def active(service: Service) -> str:
     return service.encoder.models().active_release.name
 
 
+def wait_active(service: Service, name: str) -> None:
+    """Return when a release is the active one."""
+    wait_until(lambda: active(service) == name)
+
+
+def wait_version(service: Service, version: int) -> None:
+    """Return when the service follows a version of the pointer."""
+    wait_until(lambda: service.encoder.models().pointer_version == version)
+
+
 def wait_for(service: Service, name: str, state: ReleaseState | None) -> None:
     """Return when the service is so far with a release."""
     wait_until(lambda: states(service).get(name) is state)
@@ -92,16 +102,16 @@ def test_activate_and_roll_back(
     first, second = publish("first"), publish("second")
     for chosen in (first.name, second.name):
         version = store.activate(chosen, TOWER).version
-        wait_until(lambda version=version: service.encoder.models().pointer_version == version)
+        wait_version(service, version)
         assert service.encoder.embed_texts(["红"]).text_release == chosen
         images = service.encoder.embed_encoded_images([picture(RED)], Priority.BULK)
         assert images.text_release == chosen
     for chosen in (first.name, BASE):
         store.rollback()
-        wait_until(lambda chosen=chosen: active(service) == chosen)
+        wait_active(service, chosen)
     assert service.encoder.embed_texts(["红"]).text_release == BASE
     store.activate(BASE, TOWER)  # by its own name, too
-    wait_until(lambda: service.encoder.models().pointer_version == 5)
+    wait_version(service, 5)
     assert active(service) == BASE
 
 
@@ -132,7 +142,7 @@ def test_every_answer_is_of_the_release_it_names(
         try:
             for turn in range(6):
                 version = store.activate(names[turn % 2], TOWER).version
-                wait_until(lambda v=version: service.encoder.models().pointer_version == v)
+                wait_version(service, version)
         finally:
             stop.set()
         assert all(call.result(SOON) > 0 for call in calls)
@@ -151,7 +161,7 @@ def test_a_call_in_line_keeps_its_release(
         second = pool.submit(service.encoder.embed_texts, ["绿"])
         service.wait_in_line(texts=1)
         store.activate(release.name, TOWER)
-        wait_until(lambda: active(service) == release.name)
+        wait_active(service, release.name)
         service.towers._free.set()
         assert {first.result(SOON).text_release, second.result(SOON).text_release} == {BASE}
 
@@ -203,7 +213,7 @@ def test_what_does_not_fit_is_refused(
     """A release for another tower is refused with its reason, and the active one stays."""
     good, foreign = publish("good"), publish("foreign", **changes)
     store.activate(good.name, TOWER)
-    wait_until(lambda: active(service) == good.name)
+    wait_active(service, good.name)
     wait_for(service, foreign.name, ReleaseState.REFUSED)
     with pytest.raises(FailedPreconditionError, match=reason):
         service.encoder.embed_texts(["红"], foreign.name)
@@ -255,7 +265,7 @@ def test_a_bad_pointer_changes_nothing(
     """A pointer that cannot be read, or is of another tower, leaves what is active; it shows."""
     good = publish("good")
     store.activate(good.name, TOWER)
-    wait_until(lambda: active(service) == good.name)
+    wait_active(service, good.name)
     if content == b"{}":
         store.activate("", "dead00000000beef")
     else:
@@ -277,13 +287,13 @@ def test_active_and_previous_stay_loaded(
     old, older = publish("old"), publish("older")
     for release in (old, older):
         store.activate(release.name, TOWER)
-        wait_until(lambda name=release.name: active(service) == name)
+        wait_active(service, release.name)
     newest = publish("newest")
     wait_for(service, newest.name, ReleaseState.UNLOADED)
     with pytest.raises(FailedPreconditionError, match="CRA_MAX_RELEASES"):
         service.encoder.embed_texts(["红"], newest.name)
     store.activate(newest.name, TOWER)
-    wait_until(lambda: active(service) == newest.name)
+    wait_active(service, newest.name)
     wait_for(service, old.name, ReleaseState.UNLOADED)
     assert states(service)[older.name] is ReleaseState.LOADED
     wait_until(lambda: service.towers.releases == {BASE, older.name, newest.name})
@@ -300,7 +310,7 @@ def test_what_is_removed_goes_but_not_the_active_one(
     monkeypatch.setattr(releases_module, "GRACE", 0.0)
     kept, gone = publish("kept"), publish("gone")
     store.activate(kept.name, TOWER)
-    wait_until(lambda: active(service) == kept.name)
+    wait_active(service, kept.name)
     wait_for(service, gone.name, ReleaseState.LOADED)
     client, bucket = connect(releases_s3), releases_s3.releases_bucket
     for item in client.list_objects(bucket, recursive=True):
@@ -329,10 +339,10 @@ def test_a_lost_release_is_loaded_again(
     """What a replaced process did not bring back is noticed, and loaded anew."""
     release = publish("lost")
     store.activate(release.name, TOWER)
-    wait_until(lambda: active(service) == release.name)
+    wait_active(service, release.name)
     service.towers.releases.discard(release.name)
     wait_until(lambda: service.towers.loads == ["lost", "lost"])
-    wait_until(lambda: active(service) == release.name)
+    wait_active(service, release.name)
     assert service.encoder.embed_texts(["红"]).text_release == release.name
 
 
