@@ -85,7 +85,9 @@ def list_releases(settings: Settings, as_json: bool) -> None:
     if as_json:
         _print_json({"releases": rows, "pointer": pointer.model_dump(mode="json")})
         return
-    table = Table("release", "active", "state", "normalizer", "pairs", "created", "problem")
+    table = Table()
+    for column in ("release", "active", "state", "normalizer", "pairs", "created"):
+        table.add_column(column, no_wrap=column == "release", overflow="fold")
     for row in rows:
         table.add_row(
             row["name"],
@@ -94,9 +96,11 @@ def list_releases(settings: Settings, as_json: bool) -> None:
             row.get("normalizer", ""),
             str(row.get("data", {}).get("pairs", "")),
             _minute(row.get("created_at", "")),
-            row["problem"],
         )
     _out.print(table)
+    for row in rows:
+        if row["problem"]:
+            _err.print(f"[yellow]{row['name']}[/yellow]: {row['problem']}")
     if models is None:
         _err.print(f"[yellow]what is loaded is unknown[/yellow]: {problem}")
     elif models.releases_problem:
