@@ -287,3 +287,27 @@ def test_every_item_is_answered_once(calls: list[tuple[list[int], int]]) -> None
     batcher.close()
     assert sum(sizes) == sum(len(numbers) for numbers, _ in calls)
     assert max(sizes, default=0) <= 3
+
+
+def test_groups_take_turns_by_place_in_line() -> None:
+    """A batch is of one group; the first in line decides which, so none starves another."""
+    batches: list[list[str]] = []
+    entered, turns = threading.Semaphore(0), threading.Semaphore(0)
+
+    def encode(items: Sequence[str]) -> list[str]:
+        batches.append(list(items))
+        entered.release()
+        assert turns.acquire(timeout=SOON)
+        return list(items)
+
+    batcher = Batcher(encode, 3, 100, "word", group=lambda word: word[0])
+    deadline = time.monotonic() + SOON
+    first = batcher.submit(["a0"], deadline)
+    assert entered.acquire(timeout=SOON)
+    words = ["a1", "b1", "a2", "b2", "a3", "a4", "a5", "b3", "a6"]
+    rest = batcher.submit(words, deadline)
+    for _ in range(10):
+        turns.release()
+    batcher.close()
+    assert batches == [["a0"], ["a1", "a2", "a3"], ["b1", "b2", "b3"], ["a4", "a5", "a6"]]
+    assert [future.result(SOON).value for future in (*first, *rest)] == ["a0", *words]
