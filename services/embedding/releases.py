@@ -39,6 +39,8 @@ LOADS_APART: Final = 1.0
 """Seconds between two looks at what is loaded, unless something is to be."""
 GRACE: Final = 10.0
 """Seconds that a release which is no longer wanted still answers; gateways remember for one."""
+LONGEST_END: Final = 5.0
+"""Seconds that the end waits for a bucket that does not answer."""
 MAX_DEATHS: Final = 2
 """Processes that a release may take down while it is loaded."""
 
@@ -57,7 +59,9 @@ class Releases:
     def __init__(self, towers: Towers, store: ReleaseStore, settings: Settings) -> None:
         self._towers, self._store = towers, store
         self._poll_seconds = settings.release_poll_seconds
-        self._folder = tempfile.TemporaryDirectory(prefix="cra-releases-")
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="cra-releases-", ignore_cleanup_errors=True
+        )
         # All that follows changes under this lock.
         self._changed = threading.Condition()
         self._shelf = Shelf(towers.info, settings.max_releases)
@@ -85,7 +89,7 @@ class Releases:
             self._closed = True
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join()
+            thread.join(LONGEST_END)
         self._folder.cleanup()
 
     def check(self) -> None:
@@ -93,6 +97,12 @@ class Releases:
         with self._changed:
             if not self._shelf.settled:
                 raise UnavailableError("the active text release is still being loaded")
+
+    @property
+    def active(self) -> str:
+        """The release that answers when none is named."""
+        with self._changed:
+            return self._shelf.active
 
     def served(self) -> Served:
         """Return what is served now."""

@@ -130,7 +130,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             ],
             image_tower=info.image_tower,
             dimension=info.dimension,
-            text_release=self._releases.served().active,
+            text_release=self._releases.active,
             timing=_timing(encoded),
         )
 

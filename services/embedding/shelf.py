@@ -5,7 +5,7 @@ releases are wanted and which one is active is decided here.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -159,13 +159,16 @@ class Shelf:
 
     def state(self, name: str) -> ReleaseState | None:
         """Tell how far a release is; None if there is none of this name."""
+        return self._state(name, self.wanted())
+
+    def _state(self, name: str, wanted: Container[str]) -> ReleaseState | None:
         if name == self.base or name in self.loaded:
             return ReleaseState.LOADED
         if name not in self.published:
             return None
         if name in self._refused:
             return ReleaseState.REFUSED
-        return ReleaseState.LOADING if name in self.wanted() else ReleaseState.UNLOADED
+        return ReleaseState.LOADING if name in wanted else ReleaseState.UNLOADED
 
     def reason(self, name: str) -> str:
         """Say why a release that is published does not answer."""
@@ -181,13 +184,15 @@ class Shelf:
         names = [self.base, *self.published]
         names += sorted(self.loaded - set(names))
         problem = "; ".join(filter(None, self._problems.values()))
-        return Served(self.active, [self._describe(n) for n in names], self._followed, problem)
+        wanted = set(self.wanted())
+        releases = [self._describe(name, wanted) for name in names]
+        return Served(self.active, releases, self._followed, problem)
 
     @property
     def _target(self) -> str:
         return self._pointer.release or self.base
 
-    def _describe(self, name: str) -> TextReleaseInfo:
+    def _describe(self, name: str, wanted: Container[str]) -> TextReleaseInfo:
         active = name == self.active
         if name == self.base:
             return TextReleaseInfo(name, active, self._info.normalizer, self._info.image_tower)
@@ -198,6 +203,6 @@ class Shelf:
             active,
             manifest.normalizer if manifest else "",
             manifest.image_tower if manifest else "",
-            self.state(name) or ReleaseState.UNLOADED,
+            self._state(name, wanted) or ReleaseState.UNLOADED,
             refusal.reason if refusal else "",
         )
