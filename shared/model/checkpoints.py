@@ -59,14 +59,14 @@ def find_model(model: str, config: str = "", cache: Path | None = None) -> Model
             raise FailedPreconditionError(
                 f"the official model {model!r} is not in {root} and cannot be downloaded: {error}"
             ) from error
-        return ModelSource(model, checkpoint, _packaged_config(_official_struct(model)))
+        return ModelSource(model, checkpoint, packaged_config(_official_struct(model)))
     path = Path(model)
     checkpoint = path / "checkpoint.pt" if path.is_dir() else path
     if not checkpoint.is_file():
         names = ", ".join(cn_clip_utils.available_models())
         raise FailedPreconditionError(f"no model {model!r}: neither a file nor one of {names}")
     if "@" in config:
-        return ModelSource(path.stem, checkpoint, _packaged_config(config))
+        return ModelSource(path.stem, checkpoint, packaged_config(config))
     config_file = Path(config) if config else checkpoint.with_name("config.json")
     if not config_file.is_file():
         raise FailedPreconditionError(f"the config of model {model!r} is missing: {config_file}")
@@ -93,7 +93,7 @@ def _official_struct(model: str) -> str:
     return struct
 
 
-def _packaged_config(struct: str) -> dict[str, Any]:
+def packaged_config(struct: str) -> dict[str, Any]:
     """Merge the two configs of `VISION@TEXT` from inside cn_clip's package."""
     folder = Path(cn_clip_utils.__file__).parent / "model_configs"
     config: dict[str, Any] = {}

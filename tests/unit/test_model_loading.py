@@ -12,7 +12,7 @@ from cn_clip.clip import utils
 from cn_clip.clip.model import CLIP
 
 from cra.shared.errors import FailedPreconditionError
-from cra.shared.model.checkpoints import _packaged_config, find_model, load_clip, save_checkpoint
+from cra.shared.model.checkpoints import packaged_config, find_model, load_clip, save_checkpoint
 from cra.shared.model.image_tower import ImageTower
 from cra.shared.model.pixels import Preprocessing, prepare
 from cra.shared.model.text_tower import TextTower
@@ -231,7 +231,7 @@ def test_what_is_saved_loads_in_cn_clip(
 def test_an_official_shape_by_its_name(tmp_path: Path) -> None:
     """`ViT-B-16` at full size, loaded by its name by cn_clip and by us, gives the same vectors."""
     torch.manual_seed(0)
-    save_checkpoint(CLIP(**_packaged_config(STRUCT)), tmp_path / utils._MODELS[OFFICIAL][1])
+    save_checkpoint(CLIP(**packaged_config(STRUCT)), tmp_path / utils._MODELS[OFFICIAL][1])
     reference = Reference(OFFICIAL, download_root=str(tmp_path))
     source = find_model(OFFICIAL, cache=tmp_path)
     texts = ["“歇山顶”的红色大殿", "紅色的宮殿", "盝顶", "飞檐" * 60]
