@@ -30,7 +30,7 @@ from cra.shared.model.text_tower import TextModel, Tokenizer
 from tests.bench.measure import Comparison, compare
 
 SHAPE: Final = "ViT-B-16@RoBERTa-wwm-ext-base-chinese"
-BATCH: Final = 16
+BATCH: Final = 32
 STEPS: Final = 2
 TOLERANCE: Final = 1e-5
 

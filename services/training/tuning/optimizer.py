@@ -32,6 +32,8 @@ def make_optimizer(model: torch.nn.Module, settings: TuningSettings) -> torch.op
         lr=settings.lr,
         betas=(settings.beta1, settings.beta2),
         eps=settings.eps,
+        # A fifth of the time of PyTorch's default on CPU.
+        fused=True,
     )
 
 
