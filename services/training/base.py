@@ -27,7 +27,7 @@ from cra.services.training import arrays, card, words
 from cra.services.training.buildings.dataset import CAPTIONS
 from cra.services.training.buildings.scene import SEED
 from cra.services.training.contrast import multi_positive_loss, positives
-from cra.services.training.evaluation import evaluate
+from cra.services.training.evaluation.buildings import evaluate
 from cra.shared.model.checkpoints import find_model, save_checkpoint
 from cra.shared.model.image_tower import normalize_pixels
 from cra.shared.model.text_tower import Tokenizer, encode_text

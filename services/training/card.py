@@ -3,7 +3,7 @@
 import datetime
 from collections.abc import Mapping, Sequence
 
-from cra.services.training.evaluation import Recall
+from cra.services.training.evaluation.buildings import Recall
 from cra.shared.model.checkpoints import ModelSource
 
 

@@ -62,19 +62,6 @@ class Relevant:
         starts = self.starts[start : stop + 1]
         return Relevant(starts - starts[0], self.items[starts[0] : starts[-1]])
 
-    def transposed(self, candidates: int) -> "Relevant":
-        """Return the queries that each of `candidates` candidates is right for.
-
-        Raises:
-            ValueError: a candidate is right for none.
-        """
-        queries = np.repeat(np.arange(len(self)), self.counts_q)
-        counts = np.bincount(self.items, minlength=candidates)
-        if counts.min() < 1:
-            raise ValueError("each query needs at least one right candidate")
-        order = np.argsort(self.items, kind="stable")
-        return Relevant(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), queries[order])
-
 
 Targets = Relevant | npt.NDArray[np.integer] | npt.NDArray[np.bool_]
 """`Relevant`, the one right candidate of each query [q], or a boolean matrix [q, n]."""
@@ -119,7 +106,7 @@ class Ranking:
 
     def reciprocal_ranks(self) -> Values:
         """Return 1 / rank of the first right candidate. Shape [q]."""
-        found: Values = 1.0 / (self.better_q + 1.0)
+        found = np.reciprocal(self.better_q + np.float64(1.0))
         tied = np.flatnonzero(self.equal_q > self.right_q)
         if tied.size:
             cases = np.stack([self.better_q, self.equal_q, self.right_q], axis=1)[tied]

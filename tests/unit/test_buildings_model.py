@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cra.services.training import arrays
-from cra.services.training.evaluation import Recall, evaluate
+from cra.services.training.evaluation.buildings import Recall, evaluate
 from cra.shared.model.checkpoints import find_model
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "models" / "miniature"

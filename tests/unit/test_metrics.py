@@ -121,14 +121,6 @@ def test_vectors_in_parts_give_what_the_matrix_gives(monkeypatch: pytest.MonkeyP
     assert done == [7, 14, 21, 28, 35, 42, 49, 50]
 
 
-def test_the_other_direction() -> None:
-    """Transposed, each candidate knows the queries that it is right for."""
-    other = Relevant.of([[0, 2], [1], [0, 1]]).transposed(3)
-    assert [other.row(i).tolist() for i in range(3)] == [[0, 2], [1, 2], [0]]
-    with pytest.raises(ValueError, match="at least one"):
-        Relevant.of([[0, 2]]).transposed(3)
-
-
 @pytest.mark.parametrize(
     ("scores", "targets", "k"),
     [

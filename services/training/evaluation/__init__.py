@@ -1,0 +1,1 @@
+"""How well a text tower finds images: measured, with intervals, compared and reported."""
