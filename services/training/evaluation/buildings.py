@@ -1,6 +1,5 @@
 """Recall of a model on a gallery of rendered buildings, with chance and ceiling beside it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,12 +9,12 @@ import numpy.typing as npt
 from cra.services.training.arrays import Arrays
 from cra.services.training.buildings.attributes import Speech
 from cra.services.training.buildings.oracle import ceiling
+from cra.services.training.evaluation.exact import KS, encode_texts
 from cra.services.training.metrics import chance, recall_at_k
 from cra.shared.model.checkpoints import ModelSource
 from cra.shared.model.image_tower import ImageTower
 from cra.shared.model.text_tower import TextTower
 
-KS: Final = (1, 5, 10, 20)
 _BATCH: Final = 64
 
 
@@ -76,12 +75,3 @@ def encode_images(tower: ImageTower, pixels_nssc: npt.NDArray[np.uint8]) -> npt.
         for i in range(0, len(pixels_nssc), _BATCH)
     ]
     return np.concatenate(parts)
-
-
-def encode_texts(tower: TextTower, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Encode texts in batches, each different one once; unit vectors of shape [n, d]."""
-    different = sorted(set(texts), key=lambda text: (len(text), text))
-    parts = [tower.encode(different[i : i + _BATCH])[0] for i in range(0, len(different), _BATCH)]
-    vectors = np.concatenate(parts)
-    places = {text: place for place, text in enumerate(different)}
-    return vectors[[places[text] for text in texts]]
