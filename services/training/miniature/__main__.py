@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cra.services.training import features
-from cra.services.training.evaluation.buildings import encode_texts
+from cra.services.training.evaluation.exact import encode_texts
 from cra.services.training.miniature import data, report
 from cra.services.training.miniature.study import Encode, Outcome, Test
 from cra.services.training.tuning.console import ConsoleListener

@@ -118,9 +118,9 @@ def _speech(test: Test, base: Outcome, tuned: Sequence[Outcome], speech: str) ->
         ["ceiling", *(percent(test.ceiling[speech][k]) for k in KS)],
         ["chance", *(f"{100 * test.chance[k]:.2f}" for k in KS)],
     ]
-    count = len(test.queries[speech])
+    counts = f"{len(test.queries[speech]):,} queries, {len(test.part.dataset):,} pictures"
     return (
-        f"## {speech.capitalize()} captions: {count:,} queries, {len(test.part.dataset):,} pictures\n\n"
+        f"## {speech.capitalize()} captions: {counts}\n\n"
         + table(["", *(f"R@{k}" for k in KS)], rows)
         + "\n"
     )
