@@ -44,12 +44,15 @@ class Gallery:
         return f"{self.bucket}/{key}"
 
     def put(self, items: Iterable[tuple[str, Picture]], done: Callable[[], None]) -> None:
-        """Put pictures under keys, several at a time, each with a caption as metadata."""
+        """Put pictures under keys, several at a time, each with two captions as metadata."""
 
         def one(item: tuple[str, Picture]) -> None:
             key, picture = item
-            caption = picture.plain[0] if picture.plain else ""
-            metadata: dict[str, Any] = encode_metadata({"caption": caption})
+            captions = {
+                "caption": picture.plain[0] if picture.plain else "",
+                "professional": picture.professional[0] if picture.professional else "",
+            }
+            metadata: dict[str, Any] = encode_metadata(captions)
             self._store.fput_object(self.bucket, key, str(picture.file), "image/jpeg", metadata)
             self.pictures[key] = picture
             done()

@@ -8,6 +8,7 @@ from typing import Final
 
 from cra.search.v1 import search_pb2 as pb
 from cra.services.training.buildings import oracle
+from cra.services.training.buildings.attributes import Speech
 from cra.services.training.buildings.dataset import Picture
 from cra.shared.client import SearchClient
 from cra.shared.errors import ResourceExhaustedError, UnavailableError
@@ -27,9 +28,15 @@ class Recall:
     ceiling: float
 
 
-def choose_queries(pictures: Mapping[str, Picture], count: int) -> list[tuple[str, str]]:
-    """Return keys and plain captions, spread evenly over the pictures that have one."""
-    pairs = [(key, picture.plain[-1]) for key, picture in pictures.items() if picture.plain]
+def choose_queries(
+    pictures: Mapping[str, Picture], count: int, speech: Speech
+) -> list[tuple[str, str]]:
+    """Return keys and captions, spread evenly over the pictures that have one."""
+    captions = {
+        key: picture.plain if speech == "plain" else picture.professional
+        for key, picture in pictures.items()
+    }
+    pairs = [(key, texts[-1]) for key, texts in captions.items() if texts]
     step = max(1, len(pairs) // count)
     return pairs[::step][:count]
 
@@ -42,6 +49,7 @@ def measure(
     where: pb.Filter | None,
     input_size: int,
     done: Callable[[], None],
+    text_release: str = "",
 ) -> list[Recall]:
     """Search for every query and count where its picture comes.
 
@@ -53,13 +61,14 @@ def measure(
         where: restricts the search to the gallery.
         input_size: side of the image tower's input, for the ceiling.
         done: called after each query.
+        text_release: that encodes the queries; the active one if empty.
     """
     ranks: list[int | None] = []
     lock = threading.Lock()
 
     def one(query: tuple[str, str]) -> None:
         key, text = query
-        hits = _search(client, text, where)
+        hits = _search(client, text, where, text_release)
         wanted = image_id(key)
         rank = next((hit.rank for hit in hits if hit.image_id == wanted), None)
         with lock:
@@ -83,11 +92,16 @@ def measure(
     ]
 
 
-def _search(client: SearchClient, text: str, where: pb.Filter | None) -> Sequence[pb.Hit]:
+def _search(
+    client: SearchClient, text: str, where: pb.Filter | None, text_release: str
+) -> Sequence[pb.Hit]:
+    def search() -> Sequence[pb.Hit]:
+        return client.search(text, top_k=max(KS), where=where, text_release=text_release).hits
+
     pause = threading.Event()
     for _ in range(_TRIES - 1):
         try:
-            return client.search(text, top_k=max(KS), where=where).hits
+            return search()
         except (ResourceExhaustedError, UnavailableError) as error:
             pause.wait(error.retry_after)
-    return client.search(text, top_k=max(KS), where=where).hits
+    return search()

@@ -44,9 +44,9 @@ def miniature(
     parts.append(
         f"""## In short
 
-- professional captions, R@20: {_points(gain[0])} over the base, {100 * share:.0f} % of the
+- professional captions, R@20: {points(gain[0])} over the base, {100 * share:.0f} % of the
   ceiling
-- plain captions, R@20: {_points(gain[1])}
+- plain captions, R@20: {points(gain[1])}
 
 The paper, on its own {len(PAPER)} figures and photographs that cannot be had here, reports R@20 of
 {PAPER["Chinese CLIP as it is"]} % for Chinese CLIP as it is and
@@ -114,7 +114,7 @@ def _speech(test: Test, base: Outcome, tuned: Sequence[Outcome], speech: str) ->
         ["base", *map(with_interval, means(matrix(base.hits[speech]), buildings))],
         [f"tuned, mean of {len(tuned)} seeds", *map(with_interval, means(seeds, buildings))],
         ["tuned, each seed", *(_each(tuned, speech, k) for k in KS)],
-        ["tuned less base", *map(_points, _difference(test, base, tuned, speech))],
+        ["tuned less base", *map(points, _difference(test, base, tuned, speech))],
         ["ceiling", *(percent(test.ceiling[speech][k]) for k in KS)],
         ["chance", *(f"{100 * test.chance[k]:.2f}" for k in KS)],
     ]
@@ -137,7 +137,7 @@ def _difference(
     return paired(matrix(base.hits[speech]), seeds, groups(test, speech))
 
 
-def _points(one: Difference) -> str:
+def points(one: Difference) -> str:
     if one.low is None or one.high is None:
         return f"{100 * one.value:+.1f}"
     interval = f"{100 * one.low:+.1f} to {100 * one.high:+.1f}"
