@@ -41,7 +41,7 @@ class Towers:
         self.tuned: Final = release.name
         models, seconds = self._until(
             lambda models: any(
-                one.name == release.name and one.state is ReleaseState.LOADED
+                (one.name, one.state) == (release.name, ReleaseState.LOADED)
                 for one in models.releases
             ),
             f"{release.name} is not loaded",

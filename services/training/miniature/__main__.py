@@ -8,13 +8,14 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from cra.services.training import features
 from cra.services.training.evaluation.exact import encode_texts
@@ -58,14 +59,16 @@ def prepare(model: Path, work: Path, workers: int) -> World:
     for split, count in data.PICTURES.items():
         with Progress(console=_console) as bar:
             task = bar.add_task(f"rendering {split}", total=count)
-            parts[split] = data.load(
-                work, split, workers, lambda done, b=bar, t=task: b.update(t, completed=done)
-            )
+            parts[split] = data.load(work, split, workers, partial(_show, bar, task))
     source = find_model(str(model))
     tower = ImageTower(source, "cpu")
     test_nd = features.load(parts["test"].dataset.images, tower, work / "features")[0]
     test = Test(parts["test"], source.config["image_resolution"])
     return World(source, parts["train"], parts["validation"], test, test_nd, work)
+
+
+def _show(bar: Progress, task: TaskID, done: int) -> None:
+    bar.update(task, completed=done)
 
 
 def encoder(source: ModelSource | Release) -> Encode:

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,10 +115,8 @@ def run_unlocked(world: World) -> Outcome:
 
 def outcomes(world: World, rows: tuple[Row, ...]) -> Iterator[tuple[str, Outcome]]:
     """Yield what each row reached; one that was measured before is read from the work folder."""
-    for name, measure in (
-        *((row.name, lambda row=row: run(world, row)) for row in rows),
-        (UNLOCKED, lambda: run_unlocked(world)),
-    ):
+    variants = {row.name: partial(run, world, row) for row in rows}
+    for name, measure in {**variants, UNLOCKED: partial(run_unlocked, world)}.items():
         file = world.work / "ablation" / f"{_slug(name)}.json"
         if not file.is_file():
             begun = time.monotonic()

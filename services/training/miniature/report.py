@@ -138,6 +138,7 @@ def _difference(
 
 
 def points(one: Difference) -> str:
+    """Return a difference in points, with interval and p-value."""
     if one.low is None or one.high is None:
         return f"{100 * one.value:+.1f}"
     interval = f"{100 * one.low:+.1f} to {100 * one.high:+.1f}"

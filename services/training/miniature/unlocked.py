@@ -79,13 +79,14 @@ class _BothTowers(Trainer):
     ) -> None:
         super().__init__(model, pairs, settings)
         self._pixels_nssc = pixels_nssc
+        self._visual: torch.nn.Module = model.get_submodule("visual")
 
     def loss(self, batch_b: Places, rng: np.random.Generator) -> torch.Tensor:
         """Return the loss of a batch among its own images."""
         settings, pairs = self._settings, self._pairs
         images_m = np.unique(pairs.images_p[batch_b])
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.precision == "amp"):
-            encoded_md = self.model.visual(_input(self._pixels_nssc[images_m]))
+            encoded_md = self._visual(_input(self._pixels_nssc[images_m]))
         images_md = functional.normalize(encoded_md.float(), dim=-1)
         texts_bd = self._encode(pairs.captions, batch_b)
         positives_bm = pairs.positives(batch_b, images_m, settings)
