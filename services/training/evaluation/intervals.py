@@ -1,7 +1,7 @@
 """How sure a mean over queries is, and whether two models differ: by whole groups.
 
 Queries about one building are alike, so they are drawn together: the groups are resampled, not
-the queries. A query that belongs to several groups counts in equal parts in each.
+the queries. A text that describes several buildings is drawn with those of exactly the same ones.
 
 Shapes in this file: q queries, m measures of each, g groups, b resamples at once.
 
@@ -11,7 +11,7 @@ of statistical significance tests for information retrieval evaluation", 2007 (t
 test); Phipson and Smyth, "Permutation p-values should never be zero", 2010.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,31 +45,23 @@ class Difference(Estimate):
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Which groups q queries belong to."""
+    """Which of `count` groups each query is drawn with."""
 
+    groups_q: Places
+    """From 0 to `count` - 1."""
     count: int
-    queries: Places
-    """Query of each membership."""
-    groups: Places
-    """Its group, from 0 to `count` - 1."""
-    weights: Values
-    """Its share of the query; those of one query add up to 1."""
 
     @classmethod
-    def of(cls, names: Sequence[Iterable[str]]) -> "Groups":
-        """Gather the groups of each query, by name."""
-        rows = [sorted(set(row)) for row in names]
-        numbers = {name: i for i, name in enumerate(sorted({name for row in rows for name in row}))}
-        pairs = [
-            (query, numbers[name], 1 / len(row)) for query, row in enumerate(rows) for name in row
-        ]
-        queries, groups, weights = zip(*pairs, strict=True)
-        return cls(len(numbers), np.array(queries), np.array(groups), np.array(weights))
+    def of(cls, names: Iterable[Iterable[str]]) -> "Groups":
+        """Put queries together that belong to the same groups, by their names."""
+        numbers: dict[frozenset[str], int] = {}
+        groups = [numbers.setdefault(frozenset(row), len(numbers)) for row in names]
+        return cls(np.array(groups, np.int64), len(numbers))
 
     def sums(self, values_qm: Values) -> Values:
         """Add up the values of each group's queries. Shape [g, m]."""
         sums_gm = np.zeros((self.count, values_qm.shape[1]))
-        np.add.at(sums_gm, self.groups, values_qm[self.queries] * self.weights[:, None])
+        np.add.at(sums_gm, self.groups_q, values_qm)
         return sums_gm
 
 
@@ -112,17 +104,13 @@ def means(
 
 def median(values_q: Values, groups: Groups, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """Return the median over the queries, with its percentile interval."""
-    # In rising order of value, so that a resample's median is where half of its weight lies.
-    places_q = np.empty(len(values_q), np.int64)
+    # In rising order of value, so that a resample's median is where half of its queries lie.
     order_q = np.argsort(values_q, kind="stable")
-    places_q[order_q] = np.arange(len(values_q))
-    rising = np.argsort(places_q[groups.queries], kind="stable")
-    sorted_values = values_q[groups.queries[rising]]
-    sorted_groups, weights = groups.groups[rising], groups.weights[rising]
+    rising_q, groups_q = values_q[order_q], groups.groups_q[order_q]
     found = []
-    for drawn_bg in _resamples(groups.count, resamples, seed, len(rising)):
-        below = np.cumsum(drawn_bg[:, sorted_groups] * weights, axis=1)
-        found.append(sorted_values[(below < below[:, -1:] / 2).sum(axis=1)])
+    for drawn_bg in _resamples(groups.count, resamples, seed, len(values_q)):
+        below_bq = np.cumsum(drawn_bg[:, groups_q], axis=1)
+        found.append(rising_q[(below_bq < below_bq[:, -1:] / 2).sum(axis=1)])
     return _estimate(float(np.median(values_q)), np.concatenate(found), groups.count)
 
 

@@ -94,7 +94,7 @@ def _direction(
             name,
             *(percent(one.recall[k]) for k in KS),
             f"{one.mean_reciprocal_rank.value:.3f}{_interval(one.mean_reciprocal_rank, '.3f')}",
-            f"{one.median_rank.value:g}{_interval(one.median_rank, 'g')}",
+            f"{one.median_rank.value:,.1f}{_interval(one.median_rank, ',.1f')}",
         )
         for name, one in models
     ]
@@ -109,7 +109,7 @@ def _direction(
     return Table(
         title,
         f"{first.queries:,} queries, {first.candidates:,} {candidates} searched, "
-        f"{first.groups:,} groups",
+        f"drawn as {first.groups:,} groups",
         ("", *_RECALLS, MRR, "median rank"),
         tuple(rows),
     )
