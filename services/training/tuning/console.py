@@ -22,7 +22,7 @@ _SMOOTHING: Final = 0.95
 
 
 class ConsoleListener:
-    """Prints how a run goes; see `run.Listener`. Where there is no terminal, lines in place of bars.
+    """Prints how a run goes; see `run.Listener`. Without a terminal, lines take the bars' place.
 
     Args:
         console: to print on.

@@ -49,6 +49,33 @@ class Listener(Protocol):
         ...
 
 
+class Several:
+    """Passes what it hears on to several listeners; see `Listener`."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def features(self, split: str, done: int, total: int) -> None:
+        """See `Listener`."""
+        for one in self._listeners:
+            one.features(split, done, total)
+
+    def step(self, step: int, total: int, loss: float, rate: float) -> None:
+        """See `Listener`."""
+        for one in self._listeners:
+            one.step(step, total, loss, rate)
+
+    def validated(self, step: int, score: Score, *, best: bool) -> None:
+        """See `Listener`."""
+        for one in self._listeners:
+            one.validated(step, score, best=best)
+
+    def chosen(self, choice: Choice) -> None:
+        """See `Listener`."""
+        for one in self._listeners:
+            one.chosen(choice)
+
+
 @dataclass(frozen=True)
 class Tuned:
     """What a run ends with."""

@@ -1,0 +1,208 @@
+"""`cra train`: tune the text tower on image-text pairs, and end with a release."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import torch
+from rich.console import Console
+from torch import distributed
+
+from cra.services.training.commands.options import DataOptions, dataset_options, options_of
+from cra.services.training.data.dataset import DataSet
+from cra.services.training.data.opening import has_splits
+from cra.services.training.data.split import split as split_by_group
+from cra.services.training.tuning.console import ConsoleListener
+from cra.services.training.tuning.export import export
+from cra.services.training.tuning.recorder import Recorder
+from cra.services.training.tuning.run import Listener, Several, tune
+from cra.services.training.tuning.settings import TuningSettings
+from cra.shared.errors import FailedPreconditionError
+from cra.shared.model.checkpoints import Runtime, find_model
+from cra.shared.model.pixels import BadImageError
+from cra.shared.settings import Settings
+
+TRAIN: Final = "train"
+_SHOWN: Final = 20
+
+_err = Console(stderr=True)
+
+
+def _hyperparameters(command: Any) -> Any:
+    """Add an option for each field of `TuningSettings`, with its default."""
+    for field in reversed(dataclasses.fields(TuningSettings)):
+        name = field.name.replace("_", "-")
+        default: Any = field.default
+        if isinstance(default, bool):
+            option = click.option(f"--{name}/--no-{name}", default=default, show_default=True)
+        elif field.name in _CHOICES:
+            kind = click.Choice(_CHOICES[field.name])
+            option = click.option(f"--{name}", type=kind, default=default, show_default=True)
+        else:
+            option = click.option(
+                f"--{name}", type=type(default), default=default, show_default=True
+            )
+        command = option(command)
+    return command
+
+
+_CHOICES: Final = {"precision": ["amp", "fp32"], "negatives": ["gallery", "batch"]}
+
+
+@click.command()
+@dataset_options
+@click.option("--label", default="cra", show_default=True, help="First part of the release's name.")
+@click.option(
+    "--validation-split",
+    default="valid",
+    show_default=True,
+    help="Where the data names its splits: the one to validate on.",
+)
+@click.option(
+    "--validation-share",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Where it does not: share of the groups that is kept for validation.",
+)
+@click.option(
+    "--test-share",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 1, max_open=True),
+    help="And share that is kept out of everything, for `cra evaluate --split test`.",
+)
+@click.option("--split-seed", default=0, show_default=True, help="Another one splits otherwise.")
+@click.option(
+    "--releases",
+    type=click.Path(path_type=Path),
+    default=Path(".data/releases"),
+    show_default=True,
+    help="Folder that the release is written below.",
+)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    default=Path(".data/training"),
+    show_default=True,
+    help="State of runs, and TensorBoard's files; a run that was interrupted goes on from there.",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path(".data/features"),
+    show_default=True,
+    help="Image features, by tower.",
+)
+@click.option("--snapshot-steps", default=100, show_default=True, help="Steps between two states.")
+@click.option("--threads", type=int, help="CPU threads; PyTorch's default if not given.")
+@_hyperparameters
+@click.pass_obj
+def train(settings: Settings, /, **parameters: Any) -> None:
+    """Tune the text tower of CRA_MODEL on the pairs of LOCATION, the image tower locked.
+
+    LOCATION is a folder with captions.jsonl or captions.csv, a folder in Chinese CLIP's format,
+    or s3://bucket/prefix; `cra dataset check` looks it over first. The last line printed is the
+    folder of the release; `cra releases publish` puts it where the services find it.
+
+    For several GPUs: torchrun --nproc-per-node N -m cra.services.cli train ...
+    """
+    options, others = options_of(**parameters)
+    try:
+        chosen = TuningSettings(
+            **{field.name: others[field.name] for field in dataclasses.fields(TuningSettings)}
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if others["threads"]:
+        torch.set_num_threads(others["threads"])
+    device = _join_processes(settings)
+    first = not distributed.is_initialized() or distributed.get_rank() == 0
+    data, validation = _data(options, settings, others)
+    if first:
+        _say(data, validation)
+    cache = Path(settings.model_cache) if settings.model_cache else None
+    source = find_model(settings.model, settings.config, cache)
+    work = others["work"] / _name(others["label"], settings.model, data, chosen)
+    listener: Listener = (
+        Several(ConsoleListener(_err), Recorder(work / "tensorboard")) if first else Several()
+    )
+    try:
+        tuned = tune(
+            source,
+            data,
+            validation,
+            chosen,
+            work=work,
+            cache=others["cache"],
+            listener=listener,
+            device=device,
+            snapshot_steps=others["snapshot_steps"],
+        )
+    except (ValueError, FloatingPointError, BadImageError) as error:
+        raise FailedPreconditionError(str(error)) from error
+    if first:
+        release = export(tuned, data, chosen, others["label"], others["releases"])
+        _err.print(f"before {tuned.before}, after {tuned.after}")
+        click.echo(release.folder)
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _data(
+    options: DataOptions, settings: Settings, others: dict[str, Any]
+) -> tuple[DataSet, DataSet]:
+    """Return what is learnt and what is validated on."""
+    if has_splits(options.location, options.columns):
+        return options.open(settings, TRAIN), options.open(settings, others["validation_split"])
+    whole = options.open(settings)
+    parts = split_by_group(whole, shares(others), others["split_seed"])
+    for name, part in parts.items():
+        if not any(image.captions for image in part.images):
+            raise FailedPreconditionError(
+                f"{options.location} has too few groups: its part for {name} has no captions"
+            )
+    train_part = DataSet(parts[TRAIN].images, whole.problems)
+    return train_part, parts["validation"]
+
+
+def shares(others: dict[str, Any]) -> dict[str, float]:
+    """Return the shares of train, validation and test."""
+    left = 1 - others["validation_share"] - others["test_share"]
+    if left <= 0:
+        raise click.UsageError("--validation-share and --test-share leave nothing to learn")
+    found = {TRAIN: left, "validation": others["validation_share"]}
+    return found | ({"test": others["test_share"]} if others["test_share"] else {})
+
+
+def _say(data: DataSet, validation: DataSet) -> None:
+    for name, part in ((TRAIN, data), ("validation", validation)):
+        pairs = sum(1 for _ in part.pairs())
+        groups = len({image.group for image in part.images})
+        _err.print(f"{name}: {len(part):,} images, {pairs:,} captions, {groups:,} groups")
+    for problem in data.problems[:_SHOWN]:
+        _err.print(f"[red]left out[/] {problem}", highlight=False)
+    if len(data.problems) > _SHOWN:
+        _err.print(f"and {len(data.problems) - _SHOWN:,} more; `cra dataset check` lists all")
+
+
+def _join_processes(settings: Settings) -> str:
+    """Join the other processes of torchrun, if there are any; return this one's device."""
+    device = Runtime.choose(settings.device).device
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device
+    if device.startswith("cuda"):
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return device
+
+
+def _name(label: str, model: str, data: DataSet, chosen: TuningSettings) -> str:
+    """Return a folder name that the same run has again: so that it goes on where it was."""
+    parts = json.dumps([model, data.digest, dataclasses.asdict(chosen)])
+    return f"{label}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
