@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cra.services.training.data.dataset import DataSet, Image
-from cra.services.training.evaluation import exact
+from cra.services.training.evaluation import exact, live
 from cra.services.training.evaluation.exact import Vectors
 from cra.services.training.evaluation.queries import ask
 from cra.services.training.metrics import Relevant, recall_at_k
@@ -144,6 +144,23 @@ def test_best_breaks_ties_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row.tolist() for row in found] == [[1, 0, 2], [0, 2, 3]]
     found = exact.best(queries_qd, items_nd, 3, np.array([3, 2, 1, 0]))
     assert [row.tolist() for row in found] == [[1, 3, 2], [3, 2, 0]]
+
+
+def test_index_loss_by_hand() -> None:
+    """What the gateway misses or puts lower than the matrix is the index's loss, to the image."""
+    images_nd = np.eye(3, dtype=np.float32)
+    world = DataSet(tuple(image(name, name) for name in "abc"))
+    queries = ask(world, "captions")
+    texts_qd = np.array([[0.9, 0.3, 0.1], [0.3, 0.9, 0.1], [0.1, 0.3, 0.9]], np.float32)
+    order_n = np.arange(3)
+    hits = [np.array([0, 1, 2]), np.array([0, 1, 2]), np.array([1, 0])]
+    found = live.measure("m-1", queries, images_nd, texts_qd, hits, order_n)
+    assert {k: one.value for k, one in found.exact.items()} == {1: 1.0, 5: 1.0, 10: 1.0, 20: 1.0}
+    assert found.live[1].value == pytest.approx(1 / 3)  # the second came second, the third not
+    assert found.live[5].value == pytest.approx(2 / 3)
+    assert found.index_loss[1].value == pytest.approx(2 / 3)
+    assert found.index_loss[20].value == pytest.approx(1 / 3)
+    assert found.overlap == pytest.approx((1 + 1 + 2 / 3) / 3)
 
 
 def test_vectors_of_another_gallery_are_refused() -> None:

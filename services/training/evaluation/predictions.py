@@ -1,8 +1,8 @@
 """Predictions in Chinese CLIP's format, which its own `evaluation.py` scores.
 
-Its ids are whole numbers. Image ids that are none are numbered by place, and texts, whose ids a
-data set does not keep, in the order of the queries; so the answers are written in the same
-numbers, in the format of its `texts.jsonl`.
+Its ids are whole numbers. Image ids that are none are numbered by place, and texts that have no id
+in the order of the queries; so the answers are written in the same numbers, in the format of its
+`texts.jsonl`.
 """
 
 import json
@@ -18,7 +18,12 @@ DEPTH: Final = 10
 
 
 def write(
-    file: Path, queries: Queries, image_ids: Sequence[str], images_nd: Vectors, texts_qd: Vectors
+    file: Path,
+    queries: Queries,
+    image_ids: Sequence[str],
+    images_nd: Vectors,
+    texts_qd: Vectors,
+    text_ids: Mapping[str, Sequence[int]] | None = None,
 ) -> Path:
     """Write the best ten images of each text, and the right ones beside them.
 
@@ -28,32 +33,24 @@ def write(
         image_ids: of the gallery.
         images_nd: its unit vectors.
         texts_qd: unit vectors of the texts.
+        text_ids: those that a data set in this format gave each text.
 
     Returns:
         the file of the answers: `predictions.jsonl` has `predictions.answers.jsonl`.
     """
     ids = _numbers(image_ids)
     found = best(texts_qd, images_nd, DEPTH)
+    predicted, right = [], []
+    for query, text in enumerate(queries.texts):
+        for text_id in [query] if text_ids is None else text_ids[text]:
+            images = [ids[place] for place in found[query]]
+            predicted.append({"text_id": text_id, "image_ids": images})
+            images = [ids[place] for place in queries.images_of.row(query)]
+            right.append({"text_id": text_id, "text": text, "image_ids": images})
     answers = file.with_name(f"{file.stem}.answers{file.suffix}")
     file.parent.mkdir(parents=True, exist_ok=True)
-    _write_lines(
-        file,
-        [
-            {"text_id": query, "image_ids": [ids[place] for place in places]}
-            for query, places in enumerate(found)
-        ],
-    )
-    _write_lines(
-        answers,
-        [
-            {
-                "text_id": query,
-                "text": text,
-                "image_ids": [ids[i] for i in queries.images_of.row(query)],
-            }
-            for query, text in enumerate(queries.texts)
-        ],
-    )
+    _write_lines(file, predicted)
+    _write_lines(answers, right)
     return answers
 
 
