@@ -12,7 +12,15 @@ import torch
 from rich.console import Console
 from torch import distributed
 
-from cra.services.training.commands.options import DataOptions, dataset_options, options_of
+from cra.services.training.commands.options import (
+    TRAIN,
+    VALIDATION,
+    DataOptions,
+    dataset_options,
+    options_of,
+    shares,
+    split_options,
+)
 from cra.services.training.data.dataset import DataSet
 from cra.services.training.data.opening import has_splits
 from cra.services.training.data.split import split as split_by_group
@@ -26,7 +34,6 @@ from cra.shared.model.checkpoints import Runtime, find_model
 from cra.shared.model.pixels import BadImageError
 from cra.shared.settings import Settings
 
-TRAIN: Final = "train"
 _SHOWN: Final = 20
 
 _err = Console(stderr=True)
@@ -62,21 +69,7 @@ _CHOICES: Final = {"precision": ["amp", "fp32"], "negatives": ["gallery", "batch
     show_default=True,
     help="Where the data names its splits: the one to validate on.",
 )
-@click.option(
-    "--validation-share",
-    default=0.1,
-    show_default=True,
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Where it does not: share of the groups that is kept for validation.",
-)
-@click.option(
-    "--test-share",
-    default=0.1,
-    show_default=True,
-    type=click.FloatRange(0, 1, max_open=True),
-    help="And share that is kept out of everything, for `cra evaluate --split test`.",
-)
-@click.option("--split-seed", default=0, show_default=True, help="Another one splits otherwise.")
+@split_options
 @click.option(
     "--releases",
     type=click.Path(path_type=Path),
@@ -147,7 +140,10 @@ def train(settings: Settings, /, **parameters: Any) -> None:
         raise FailedPreconditionError(str(error)) from error
     if first:
         release = export(tuned, data, chosen, others["label"], others["releases"])
-        _err.print(f"before {tuned.before}, after {tuned.after}")
+        before, after = tuned.before.field, tuned.after.field
+        _err.print(
+            f"validation R@{chosen.valid_k}: {100 * before:.1f} % before, {100 * after:.1f} % after"
+        )
         click.echo(release.folder)
     if distributed.is_initialized():
         distributed.destroy_process_group()
@@ -167,16 +163,7 @@ def _data(
                 f"{options.location} has too few groups: its part for {name} has no captions"
             )
     train_part = DataSet(parts[TRAIN].images, whole.problems)
-    return train_part, parts["validation"]
-
-
-def shares(others: dict[str, Any]) -> dict[str, float]:
-    """Return the shares of train, validation and test."""
-    left = 1 - others["validation_share"] - others["test_share"]
-    if left <= 0:
-        raise click.UsageError("--validation-share and --test-share leave nothing to learn")
-    found = {TRAIN: left, "validation": others["validation_share"]}
-    return found | ({"test": others["test_share"]} if others["test_share"] else {})
+    return train_part, parts[VALIDATION]
 
 
 def _say(data: DataSet, validation: DataSet) -> None:

@@ -106,12 +106,12 @@ def _jsonl(index: Path, collector: Collector) -> Iterator[tuple[str, dict[str, A
 
 
 def _csv(index: Path, collector: Collector) -> Iterator[tuple[str, dict[str, Any]]]:
+    last = 1
     try:
         with index.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, strict=True)
             if not reader.fieldnames or _FILE not in reader.fieldnames:
                 raise BadDataError([Problem(f"{index.name}:1", f"has no column {_FILE!r}")])
-            last = 1
             for row in reader:
                 # A quoted field may run over several lines; a row is named by its first.
                 where = f"{index.name}:{last + 1}"

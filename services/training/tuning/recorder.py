@@ -16,7 +16,7 @@ class Recorder:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder))
 
     def features(self, split: str, done: int, total: int) -> None:
         """See `run.Listener`; not recorded."""
@@ -31,7 +31,7 @@ class Recorder:
         self._add("validation/field", score.field, step)
         if score.general is not None:
             self._add("validation/everyday", score.general, step)
-        self._writer.flush()  # type: ignore[no-untyped-call]
+        self._writer.flush()
 
     def chosen(self, choice: Choice) -> None:
         """See `run.Listener`: a curve over the factor in hundredths."""
@@ -39,7 +39,7 @@ class Recorder:
             self._add("interpolation/field", field, round(100 * factor))
             if general is not None:
                 self._add("interpolation/everyday", general, round(100 * factor))
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
     def _add(self, name: str, value: float, step: int) -> None:
-        self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+        self._writer.add_scalar(name, value, step)
