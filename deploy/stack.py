@@ -34,7 +34,8 @@ def up() -> None:
     for name in file.kill_leftovers():
         print(f"stopped {name}, left over from a stack that was killed")
     environment.check_ports(settings, local)
-    env = environment.build(settings, local) | {"CRA_REDIS_SERVER": redis_server()}
+    server = redis_server(local.data / "redis")
+    env = environment.build(settings, local) | {"CRA_REDIS_SERVER": server}
     configure(settings, local, env)
     published = environment.publish(local, env)
     settings = environment.join(local)

