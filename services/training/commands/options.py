@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -10,6 +10,10 @@ from cra.services.training.data.dataset import BadDataError, DataSet
 from cra.services.training.data.opening import open_dataset
 from cra.services.training.data.reading import Columns
 from cra.shared.settings import Settings
+
+TRAIN: Final = "train"
+VALIDATION: Final = "validation"
+TEST: Final = "test"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -83,3 +87,39 @@ def options_of(
         caption_column, general_column, group_column, attribute_columns, split_column, on_error
     )
     return DataOptions(location, columns), others
+
+
+def split_options(command: Command) -> Command:
+    """Add the options that say how data is split whose own files name no splits; see `shares`."""
+    for add in reversed(
+        (
+            click.option(
+                "--validation-share",
+                default=0.1,
+                show_default=True,
+                type=click.FloatRange(0, 1, min_open=True, max_open=True),
+                help="Where the data names no splits: share of the groups for validation.",
+            ),
+            click.option(
+                "--test-share",
+                default=0.1,
+                show_default=True,
+                type=click.FloatRange(0, 1, max_open=True),
+                help="And share that is kept out of training, for `cra evaluate --split test`.",
+            ),
+            click.option(
+                "--split-seed", default=0, show_default=True, help="Another one splits otherwise."
+            ),
+        )
+    ):
+        command = add(command)
+    return command
+
+
+def shares(others: dict[str, Any]) -> dict[str, float]:
+    """Return the shares of train, validation and test."""
+    left = 1 - others["validation_share"] - others["test_share"]
+    if left <= 0:
+        raise click.UsageError("--validation-share and --test-share leave nothing to learn")
+    found = {TRAIN: left, VALIDATION: others["validation_share"]}
+    return found | ({TEST: others["test_share"]} if others["test_share"] else {})
