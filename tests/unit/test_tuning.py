@@ -89,15 +89,25 @@ def test_the_image_tower_stays_as_it_is(base: ModelSource, cache: Path, tmp_path
 
 
 def test_before_the_first_step_it_is_the_base(base: ModelSource) -> None:
-    """Added tokens start as [UNK]: nothing changes until something is learnt."""
-    begun = start(base, [text for _, text in TRAIN.pairs()], SETTINGS)
-    assert set(begun.tokenizer.added_tokens) == {"庑", "鸱", "戗"}
-    assert begun.config["vocab_size"] == base.config["vocab_size"] + 3
-    ids = begun.tokenizer(TEXTS)[0]
-    assert (ids >= base.config["vocab_size"]).any()
+    """Nothing that the base can read changes; what it cannot starts as [UNK] or its relatives.
+
+    Characters of building have tokens whether the data holds them or not, and no folded one has.
+    """
+    begun = start(base, [*(text for _, text in TRAIN.pairs()), "一只𪚥"], SETTINGS)
+    added = begun.tokenizer.added_tokens
+    assert set("庑盝鸱戗檩槅𪚥") <= set(added)
+    assert "栱" not in added
+    first = base.config["vocab_size"]
+    assert begun.config["vocab_size"] == first + len(added)
+    texts = ["丹朱色的房子", "红色", "一只𪚥"]
+    ids = begun.tokenizer(texts)[0]
+    assert (ids >= first).any()
     with torch.inference_mode():
         vectors = torch.nn.functional.normalize(begun.model.eval()(ids), dim=-1).numpy()
-    np.testing.assert_allclose(vectors, TextTower(base, "cpu").encode(TEXTS)[0], atol=1e-5)
+    np.testing.assert_allclose(vectors, TextTower(base, "cpu").encode(texts)[0], atol=1e-5)
+    rows = begun.model.bert.embeddings.word_embeddings.weight.data
+    beam, wood = begun.tokenizer(["梁", "木"])[0][:, 1].tolist()
+    torch.testing.assert_close(rows[first + added.index("檩")], (rows[beam] + rows[wood]) / 2)
 
 
 def test_added_tokens_learn_and_can_be_left_out(
@@ -105,9 +115,15 @@ def test_added_tokens_learn_and_can_be_left_out(
 ) -> None:
     """With tokens of their own, 庑殿 and 戗脊 no longer read alike; without, nothing is added."""
     tuned, _ = _tune(base, tmp_path / "with", cache, changed(wise_ft=False))
-    rows = tuned.model.bert.embeddings.word_embeddings.weight[-3:]
-    assert not torch.allclose(rows[0], rows[1])
-    assert not torch.allclose(rows[1], rows[2])
+    added, first = tuned.start.tokenizer.added_tokens, base.config["vocab_size"]
+    words = "bert.embeddings.word_embeddings.weight"
+    learnt = tuned.model.state_dict()[words][first:]
+    texts = [text for _, text in TRAIN.pairs()]
+    began = start(base, texts, SETTINGS).model.state_dict()[words][first:]
+    moved = {
+        token: not torch.equal(*rows) for token, *rows in zip(added, learnt, began, strict=True)
+    }
+    assert [token for token in added if moved[token]] == sorted("庑戗鸱", key=added.index)
     without, _ = _tune(base, tmp_path / "without", cache, changed(add_tokens=False))
     assert without.start.tokenizer.added_tokens == ()
     assert without.start.config["vocab_size"] == base.config["vocab_size"]
@@ -166,7 +182,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 def test_a_state_of_another_run_is_refused(base: ModelSource, cache: Path, tmp_path: Path) -> None:
     """A folder that holds the state of other settings or other data is not gone on with."""
     _tune(base, tmp_path, cache)
-    with pytest.raises(ValueError, match="other settings: .*lr"):
+    with pytest.raises(ValueError, match=r"other settings: .*lr"):
         _tune(base, tmp_path, cache, changed(lr=1e-4))
     with pytest.raises(ValueError, match="other data"):
         tune(
@@ -261,8 +277,9 @@ def test_low_rank_updates_leave_the_base_alone(
     first = start(base, [text for _, text in TRAIN.pairs()], SETTINGS).model.state_dict()
     words = "bert.embeddings.word_embeddings.weight"
     learnt = tuned.model.state_dict()
-    assert torch.equal(learnt[words][:-3], first[words][:-3])
-    assert not torch.equal(learnt[words][-3:], first[words][-3:])
+    size = base.config["vocab_size"]
+    assert torch.equal(learnt[words][:size], first[words][:size])
+    assert not torch.equal(learnt[words][size:], first[words][size:])
     assert all(torch.equal(learnt[name], first[name]) for name in first if "LayerNorm" in name)
     dense = "bert.encoder.layer.0.output.dense.weight"
     assert not torch.equal(learnt[dense], first[dense])

@@ -1,7 +1,7 @@
 """Where tuning starts: the base model's text tower, with tokens for characters it lacks."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +14,17 @@ from cra.shared.model.text_tower import TextModel, Tokenizer, text_config
 
 NORMALIZER: Final = "cra-1"
 """Of every release that is tuned from now on."""
+
+RELATIVES: Final[Mapping[str, str]] = {
+    "庑": "廊殿",
+    "盝": "平顶",
+    "鸱": "鸟兽",
+    "戗": "斜脊",
+    "檩": "梁木",
+    "槅": "窗门",
+    "堞": "城墙",
+}
+"""Characters of building that cn_clip's vocabulary lacks, and some near them in meaning."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +40,10 @@ class Start:
 def start(source: ModelSource, texts: Iterable[str], settings: TuningSettings) -> Start:
     """Load the base's text tower and make room for what is to be learnt.
 
-    An added token starts as the vector of [UNK], which is what the base read in its place: before
-    the first step the tower computes what the base computes.
+    Tokens are added for the characters of `RELATIVES`, and of the texts, that the normaliser does
+    not fold and the vocabulary lacks. One starts as the mean of its relatives, so that it means
+    something even where no text teaches it; without any as [UNK], which is what the base read in
+    its place.
 
     Args:
         source: the base model.
@@ -43,10 +56,10 @@ def start(source: ModelSource, texts: Iterable[str], settings: TuningSettings) -
     model = copy.deepcopy(TextModel.from_clip(load_clip(source)))
     tokenizer = Tokenizer(NORMALIZER)
     if settings.add_tokens:
-        tokenizer = Tokenizer(NORMALIZER, list(tokenizer.unknown(texts)))
+        tokenizer = Tokenizer(NORMALIZER, list(tokenizer.unknown([*texts, *RELATIVES])))
     config = text_config(source.config)
     before = model.bert.embeddings.word_embeddings.num_embeddings
-    _add_rows(model, len(tokenizer.added_tokens), tokenizer.unknown_id)
+    _add_rows(model, [_relatives(token, tokenizer) for token in tokenizer.added_tokens])
     config["vocab_size"] = before + len(tokenizer.added_tokens)
     if settings.lora_rank:
         torch.manual_seed(settings.seed)
@@ -68,10 +81,19 @@ def merged(model: TextModel, config: Mapping[str, Any]) -> TextModel:
     return whole.eval()
 
 
-def _add_rows(model: TextModel, count: int, like: int) -> None:
-    """Give the word embeddings `count` more rows, all equal to row `like`."""
+def _relatives(token: str, tokenizer: Tokenizer) -> list[int]:
+    """Return the ids of the tokens whose mean a new one starts from."""
+    if token not in RELATIVES:
+        return [tokenizer.unknown_id]
+    ids: list[int] = tokenizer(list(RELATIVES[token]))[0][:, 1].tolist()
+    return ids
+
+
+def _add_rows(model: TextModel, like: Sequence[Sequence[int]]) -> None:
+    """Give the word embeddings more rows, each the mean of the rows that it is to be like."""
     words = model.bert.embeddings.word_embeddings
-    rows = torch.cat([words.weight.data, words.weight.data[like].expand(count, -1)])
+    means = [words.weight.data[list(ids)].mean(dim=0, keepdim=True) for ids in like]
+    rows = torch.cat([words.weight.data, *means])
     larger = torch.nn.Embedding(len(rows), rows.shape[1], padding_idx=words.padding_idx)
     larger.weight.data.copy_(rows)
     model.bert.embeddings.word_embeddings = larger
