@@ -8,31 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import click
-import grpc
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
-from cra.ingest.v1 import ingest_pb2 as ingest
-from cra.ingest.v1 import ingest_pb2_grpc as ingest_grpc
 from cra.search.v1 import search_pb2 as search_pb
+from cra.services.cli.console import err, out, print_message, table
+from cra.services.cli.ingest import failures, reconcile, status
 from cra.services.cli.releases import releases
 from cra.services.cli.upload import find_uploads, put_all
-from cra.shared import rpc
-from cra.shared.adapters.object_store import connect
+from cra.shared.adapters.object_store import call_s3, connect
 from cra.shared.client import SearchClient
-from cra.shared.errors import CraError
+from cra.shared.errors import CraError, PermissionDeniedError, UnauthenticatedError
 from cra.shared.settings import Settings
 
 METADATA_NAME = re.compile("[A-Za-z0-9-]+")
-INGEST = "cra.ingest.v1.IngestService"
+_CREDENTIALS = (
+    "Credentials are settings, which --env-file or CRA_ENV_FILE reads from a file; "
+    "the local stack's is .data/run/stack.env"
+)
 
 _EXTRA = {point.name: point for point in entry_points(group="cra.commands")}
-
-_out = Console()
-_err = Console(stderr=True)
 
 
 class _Group(click.Group):
@@ -63,6 +59,8 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            raise click.ClickException(f"{error.message}. {_CREDENTIALS}") from error
         except CraError as error:
             raise click.ClickException(error.message) from error
 
@@ -129,15 +127,11 @@ def search(
             where=where,
         )
     if as_json:
-        _print_json(response)
+        print_message(response)
         return
-    table = Table("#", "score", "image", "metadata")
-    for hit in response.hits:
-        details = "  ".join(f"{name}={value}" for name, value in sorted(hit.metadata.items()))
-        table.add_row(str(hit.rank), f"{hit.score:.4f}", hit.image_id, details)
-    _out.print(table)
+    out.print(_hits(response))
     milliseconds = response.timing.total.ToNanoseconds() / 1e6
-    _err.print(f"{len(response.hits)} hits in {milliseconds:.1f} ms ({response.text_release})")
+    err.print(f"{len(response.hits)} hits in {milliseconds:.1f} ms ({response.text_release})")
 
 
 @main.command()
@@ -157,128 +151,51 @@ def put(
 ) -> None:
     """Put image files, and the images below folders, into a bucket."""
     bucket = bucket or settings.buckets[0]
+    if bucket not in settings.buckets:
+        raise click.BadParameter(
+            f"{bucket!r} is not indexed; CRA_BUCKETS has: {', '.join(settings.buckets)}",
+            param_hint="--bucket",
+        )
     try:
         uploads = find_uploads(paths, prefix)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     if not uploads:
         raise click.ClickException("there is no image file below these paths")
-    with Progress(console=_err, disable=as_json) as bar:
+    client = connect(settings)
+    # Once, instead of with each file.
+    if not call_s3(lambda: client.bucket_exists(bucket)):
+        raise click.ClickException(f"the bucket {bucket!r} does not exist")
+    with Progress(console=err, disable=as_json) as bar:
         task = bar.add_task(f"put into {bucket}", total=len(uploads))
-        problems = put_all(
-            connect(settings), bucket, uploads, dict(_pairs(meta)), lambda _: bar.advance(task)
-        )
+        problems = put_all(client, bucket, uploads, dict(_pairs(meta)), lambda _: bar.advance(task))
     if as_json:
         failed = [{"file": str(upload.file), "problem": text} for upload, text in problems]
         click.echo(json.dumps({"put": len(uploads) - len(problems), "failed": failed}))
     else:
         for upload, text in problems:
-            _err.print(f"[red]not put[/red] {upload.file}: {text}")
-        _out.print(f"{len(uploads) - len(problems)} of {len(uploads)} files put into {bucket}")
+            err.print(Text.assemble(("not put", "red"), f" {upload.file}: {text}"))
+        out.print(f"{len(uploads) - len(problems)} of {len(uploads)} files put into {bucket}")
     if problems:
         sys.exit(1)
 
 
-@main.command()
-@click.option("--refresh", is_flag=True, help="Count again now.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_obj
-def status(settings: Settings, refresh: bool, as_json: bool) -> None:
-    """Print how far the index follows the buckets."""
-    response = _call(settings, "GetStatus", ingest.GetStatusRequest(refresh=refresh))
-    if as_json:
-        _print_json(response)
-        return
-    table = Table(show_header=False)
-    for name in (
-        "objects", "indexed", "waiting", "failed", "unaccounted", "stale", "orphaned", "rate",
-        "image_tower",
-    ):  # fmt: skip
-        value = getattr(response, name)
-        table.add_row(name, f"{value:.1f}/s" if name == "rate" else str(value))
-    finished = response.last_reconcile.finished_at
-    table.add_row("last reconcile", finished.ToJsonString() if finished.seconds else "never")
-    table.add_row("as of", response.as_of.ToJsonString())
-    _out.print(table)
+for _command in (status, failures, reconcile, releases):
+    main.add_command(_command)
 
 
-@main.command()
-@click.option("--retry", is_flag=True, help="Put all of them back in line.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_obj
-def failures(settings: Settings, retry: bool, as_json: bool) -> None:
-    """List the objects that cannot be indexed, and why."""
-    if retry:
-        response = _call(settings, "RetryFailures", ingest.RetryFailuresRequest(all=True))
-        _print_json(response) if as_json else _out.print(f"{response.retried} put back in line")
-        return
-    found: list[ingest.Failure] = []
-    request = ingest.ListFailuresRequest(page_size=1000)
-    while True:
-        page = _call(settings, "ListFailures", request)
-        found += page.failures
-        if not page.next_page_token:
-            break
-        request.page_token = page.next_page_token
-    if as_json:
-        _print_json(ingest.ListFailuresResponse(failures=found))
-        return
-    table = Table("image", "reason", "message", "failed at")
-    for failure in found:
-        table.add_row(
-            failure.image_id, failure.reason, failure.message, failure.failed_at.ToJsonString()
-        )
-    _out.print(table)
-
-
-@main.command()
-@click.option("--dry-run", is_flag=True, help="Only report what differs.")
-@click.option(
-    "--allow-mass-deletion", is_flag=True, help="Remove orphaned vectors however many there are."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_obj
-def reconcile(settings: Settings, dry_run: bool, allow_mass_deletion: bool, as_json: bool) -> None:
-    """Compare buckets and index, and put in line what differs."""
-    request = ingest.ReconcileRequest(dry_run=dry_run, allow_mass_deletion=allow_mass_deletion)
-    last = ingest.ReconcileResponse()
-    try:
-        for last in _ingest(settings).Reconcile(request):
-            if not last.done and not as_json:
-                _err.print(f"{last.summary.objects} objects compared")
-    except grpc.RpcError as error:
-        raise rpc.from_rpc_error(error) from error
-    if as_json:
-        _print_json(last)
-        return
-    summary = last.summary
-    _out.print(
-        f"{summary.objects} objects: {summary.missing} missing, {summary.stale} stale, "
-        f"{summary.orphaned} orphaned" + (" (nothing changed)" if dry_run else ", all put in line")
-    )
-
-
-main.add_command(releases)
+def _hits(response: search_pb.SearchResponse) -> Table:
+    shown = table("#", "score", "image", "metadata")
+    for hit in response.hits:
+        details = "  ".join(f"{name}={value}" for name, value in sorted(hit.metadata.items()))
+        shown.add_row(str(hit.rank), f"{hit.score:.4f}", hit.image_id, details)
+    return shown
 
 
 def _lacks(command: str, problem: str) -> None:
     raise click.ClickException(
         f"`cra {command}` needs more than is installed ({problem}): pip install 'cra[training]'"
     )
-
-
-def _ingest(settings: Settings) -> ingest_grpc.IngestServiceStub:
-    channel = rpc.open_channel(
-        settings.ingest_target, INGEST, settings.service_token.get_secret_value()
-    )
-    return ingest_grpc.IngestServiceStub(channel)
-
-
-def _call(settings: Settings, method: str, request: Message) -> Any:
-    try:
-        return getattr(_ingest(settings), method)(request, timeout=60)
-    except grpc.RpcError as error:
-        raise rpc.from_rpc_error(error) from error
 
 
 def _pairs(items: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -291,13 +208,6 @@ def _pairs(items: tuple[str, ...]) -> list[tuple[str, str]]:
             )
         pairs.append((name, value))
     return pairs
-
-
-def _print_json(message: Message) -> None:
-    fields = MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    click.echo(json.dumps(fields, ensure_ascii=False, indent=2))
 
 
 if __name__ == "__main__":

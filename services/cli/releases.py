@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 import click
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from cra.services.cli.comparison import Asked, Compared, compare, read_queries, summarise
+from cra.services.cli.console import err, out
 from cra.services.cli.replicas import Replicas, ask_any
 from cra.shared.adapters.release_store import S3ReleaseStore
 from cra.shared.client import SearchClient
@@ -29,9 +30,6 @@ LOADED_WITHIN: Final = 120.0
 """Seconds."""
 ASKED_AT_ONCE: Final = 8
 MOVERS_SHOWN: Final = 5
-
-_out = Console()
-_err = Console(stderr=True)
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _wait = click.option(
@@ -97,14 +95,14 @@ def list_releases(settings: Settings, as_json: bool) -> None:
             str(row.get("data", {}).get("pairs", "")),
             _minute(row.get("created_at", "")),
         )
-    _out.print(table)
+    out.print(table)
     for row in rows:
         if row["problem"]:
-            _err.print(f"[yellow]{row['name']}[/yellow]: {row['problem']}")
+            _warn(row["name"], row["problem"])
     if models is None:
-        _err.print(f"[yellow]what is loaded is unknown[/yellow]: {problem}")
+        _warn("what is loaded is unknown", problem)
     elif models.releases_problem:
-        _err.print(f"[yellow]the embedding service says[/yellow]: {models.releases_problem}")
+        _warn("the embedding service says", models.releases_problem)
 
 
 @releases.command()
@@ -117,7 +115,7 @@ def publish(settings: Settings, path: Path, as_json: bool) -> None:
     if as_json:
         _print_json({"name": release.name, "bucket": settings.releases_bucket})
     else:
-        _out.print(f"published {release.name} in {settings.releases_bucket}")
+        out.print(f"published {release.name} in {settings.releases_bucket}")
 
 
 @releases.command()
@@ -172,9 +170,9 @@ def _report(pointer: Pointer, replicas: Replicas, began: float, wait: bool, as_j
         report = {"release": name, "version": pointer.version, "replicas": count}
         _print_json({**report, "seconds": seconds if wait else None})
     elif wait:
-        _out.print(f"{name} is active on {count} replica{'s'[: count - 1]} after {seconds:.1f} s")
+        out.print(f"{name} is active on {count} replica{'s'[: count - 1]} after {seconds:.1f} s")
     else:
-        _out.print(f"{name} is to be active (version {pointer.version})")
+        out.print(f"{name} is to be active (version {pointer.version})")
 
 
 @releases.command("compare")
@@ -218,7 +216,7 @@ def compare_releases(
             return compare(query, before, after, k)
 
         with (
-            Progress(console=_err, disable=as_json, transient=True) as bar,
+            Progress(console=err, disable=as_json, transient=True) as bar,
             ThreadPoolExecutor(ASKED_AT_ONCE) as pool,
         ):
             results = list(bar.track(pool.map(ask, asked), total=len(asked), description="asked"))
@@ -233,8 +231,8 @@ def compare_releases(
         )
         return
     if each:
-        _out.print(_table_of_queries(results, k))
-    _out.print(_table_of_summary(results, names, k))
+        out.print(_table_of_queries(results, k))
+    out.print(_table_of_summary(results, names, k))
 
 
 def _real_name(settings: Settings, name: str) -> str:
@@ -277,6 +275,10 @@ def _number(value: float | None) -> str:
 
 def _minute(stamp: str) -> str:
     return f"{datetime.fromisoformat(stamp):%Y-%m-%d %H:%M}" if stamp else ""
+
+
+def _warn(about: str, problem: str) -> None:
+    err.print(Text.assemble((about, "yellow"), f": {problem}"))
 
 
 def _print_json(content: Any) -> None:

@@ -1,17 +1,17 @@
 """Putting files into a bucket, several at a time."""
 
 import mimetypes
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import urllib3
 from minio import Minio
-from minio.error import MinioException
 
-from cra.shared.adapters.object_store import encode_metadata
+from cra.shared.adapters.object_store import call_s3, encode_metadata
+from cra.shared.errors import CraError
 
 PARALLEL: Final = 8
 
@@ -75,14 +75,22 @@ def put_all(
 
     def put(upload: Upload) -> None:
         content_type = mimetypes.guess_type(upload.file)[0] or "application/octet-stream"
-        client.fput_object(bucket, upload.key, str(upload.file), content_type, headers)
+        with upload.file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            call_s3(
+                lambda: client.put_object(bucket, upload.key, stream, size, content_type, headers)
+            )
 
     with ThreadPoolExecutor(PARALLEL) as pool:
         running = {pool.submit(put, upload): upload for upload in uploads}
         for future in as_completed(running):
             try:
                 future.result()
-            except (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            except CraError as error:
+                problems.append((running[future], error.message))
+            except OSError as error:  # of the file; its text would name the file again
+                problems.append((running[future], error.strerror or str(error)))
+            except ValueError as error:  # the SDK does not take the key
                 problems.append((running[future], str(error)))
             progress(running[future])
     return problems

@@ -1,0 +1,33 @@
+"""The terminal, for what `cra` prints: keys, captions and messages stand there as they are.
+
+Nothing is read as markup, as emoji or as something to highlight: names that others chose hold
+brackets and colons too. What is to be coloured is a `Text`.
+"""
+
+import json
+from typing import Final
+
+import click
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.table import Table
+
+out: Final = Console(markup=False, emoji=False, highlight=False)
+err: Final = Console(stderr=True, markup=False, emoji=False, highlight=False)
+
+
+def table(*columns: str) -> Table:
+    """Return a table that shows every cell whole, folded where the terminal is too narrow."""
+    made = Table()
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def print_message(message: Message) -> None:
+    """Print a message as JSON."""
+    fields = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    click.echo(json.dumps(fields, ensure_ascii=False, indent=2))

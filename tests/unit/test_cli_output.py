@@ -1,0 +1,66 @@
+"""What `cra` prints: names and captions as they are, whole, whatever they hold."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from cra.ingest.v1 import ingest_pb2 as ingest
+from cra.search.v1 import search_pb2 as search
+from cra.services.cli import console
+from cra.services.cli.__main__ import _hits, main
+from cra.services.cli.comparison import Compared, Mover
+from cra.services.cli.ingest import _failures
+from cra.services.cli.releases import _table_of_queries, _warn
+
+HOSTILE = ("plan[/red].jpg", "[bold]x", ":smile:.png", "[red]", "a\\[b]")
+
+
+@pytest.fixture(autouse=True)
+def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def printed(shown: Any, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what is printed, without borders and line ends."""
+    console.out.print(shown)
+    return "".join(char for char in capsys.readouterr().out if char not in " │┃\n")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_are_no_markup(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets and colons in keys, metadata, reasons and queries neither vanish nor crash."""
+    hits = search.SearchResponse()
+    hits.hits.add(rank=1, image_id=f"images/{name}").metadata["caption"] = f"{name}!"
+    text = printed(_hits(hits), capsys)
+    assert f"images/{name}" in text
+    assert f"caption={name}!" in text
+    failure = ingest.Failure(image_id=f"images/{name}", reason="corrupt", message=f"no {name}")
+    assert f"images/{name}" in printed(_failures([failure]), capsys)
+    compared = Compared(name, 0.5, None, [Mover(f"i/{name}", 2, 1, 1)], None)
+    assert f"i/{name}" in printed(_table_of_queries([compared], 20), capsys)
+    _warn(name, name)
+    assert f"{name}: {name}" in capsys.readouterr().err
+
+
+def test_a_long_image_id_is_folded(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is to be copied from the terminal: nothing of it is cut off."""
+    image_id = "images/" + "/".join(f"hall-{number:03}" for number in range(20))
+    failure = ingest.Failure(image_id=image_id, reason="not_an_image", message="no image")
+    console.out.print(_failures([failure]))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert "".join(line.split("│")[1].strip() for line in lines) == image_id
+
+
+def test_put_refuses_a_bucket_that_nobody_indexes(tmp_path: Path) -> None:
+    """Its images would wait for ever; the message names the setting and the buckets."""
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    done = CliRunner().invoke(
+        main,
+        ["put", str(tmp_path), "--bucket", "nope"],
+        env={"CRA_BUCKETS": "images,plans", "CRA_S3_ENDPOINT": "127.0.0.1:1"},
+    )
+    assert done.exit_code == 2
+    assert "'nope' is not indexed; CRA_BUCKETS has: images, plans" in done.output
