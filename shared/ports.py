@@ -27,8 +27,8 @@ from cra.shared.releases import Manifest, Pointer, PublishedRelease, Release
 class ObjectStore(Protocol):
     """Buckets of objects: the truth that the index follows."""
 
-    def list(self, bucket: str) -> Iterator[StoredObject]:
-        """Yield every object of a bucket.
+    def list(self, bucket: str, prefix: str = "") -> Iterator[StoredObject]:
+        """Yield every object of a bucket whose key begins with `prefix`.
 
         Raises:
             NotFoundError: there is no such bucket.

@@ -69,8 +69,8 @@ class S3ObjectStore:
         self._url_lifetime = timedelta(seconds=settings.url_seconds)
         self._buckets = settings.buckets
 
-    def list(self, bucket: str) -> Iterator[StoredObject]:
-        listing = self._client.list_objects(bucket, recursive=True)
+    def list(self, bucket: str, prefix: str = "") -> Iterator[StoredObject]:
+        listing = self._client.list_objects(bucket, prefix=prefix or None, recursive=True)
         while True:
             item = call_s3(lambda: next(listing, None))
             if item is None:

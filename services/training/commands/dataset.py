@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 from cra.services.training.commands.options import dataset_options, options_of
-from cra.services.training.data.dataset import DataSet, Problem
+from cra.services.training.data.dataset import BadDataError, DataSet, Problem
 from cra.services.training.data.duplicates import NEAR, Duplicate, find_duplicates
-from cra.services.training.data.opening import check_images, without
+from cra.services.training.data.opening import check_images, open_dataset, without
 from cra.shared.settings import Settings
 
 _SHOWN = 50
@@ -33,7 +34,11 @@ def dataset() -> None:
 @click.option("--images/--no-images", default=True, help="Decode every image; the default.")
 @click.option("--duplicates", is_flag=True, help="Look for duplicates and near-duplicates.")
 @click.option(
-    "--near", default=NEAR, show_default=True, help="Bits of 64 in which near-duplicates differ."
+    "--near",
+    default=NEAR,
+    show_default=True,
+    type=click.IntRange(0, 64),
+    help="Bits of 64 in which near-duplicates differ at most.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
@@ -44,18 +49,21 @@ def check(settings: Settings, /, **parameters: Any) -> None:
     or s3://bucket/prefix. Exits 1 if anything is wrong.
     """
     options, others = options_of(**parameters)
-    found = options.open(settings, others["split"])
-    with Progress(console=_err, disable=others["as_json"]) as bar:
-        if others["images"]:
-            task = bar.add_task("decoding", total=len(found))
-            problems = check_images(found.images, lambda done: bar.update(task, completed=done))
-            found = without(found, problems)
-        twice: list[Duplicate] = []
-        if others["duplicates"]:
-            again = bar.add_task("comparing", total=len(found))
-            twice = find_duplicates(
-                found, others["near"], lambda done: bar.update(again, completed=done)
-            )
+    twice: list[Duplicate] = []
+    try:
+        found = open_dataset(options.location, options.columns, others["split"], settings)
+        with Progress(console=_err, disable=others["as_json"]) as bar:
+            if others["images"]:
+                task = bar.add_task("decoding", total=len(found))
+                problems = check_images(found.images, lambda done: bar.update(task, completed=done))
+                found = without(found, problems)
+            if others["duplicates"]:
+                again = bar.add_task("comparing", total=len(found))
+                twice = find_duplicates(
+                    found, others["near"], lambda done: bar.update(again, completed=done)
+                )
+    except BadDataError as error:
+        found = DataSet((), tuple(error.problems))
     if others["as_json"]:
         click.echo(json.dumps(_as_json(found, twice), ensure_ascii=False, indent=2))
     else:
@@ -94,10 +102,12 @@ def _print(found: DataSet, twice: list[Duplicate]) -> None:
         table.add_row(name, f"{count:,}")
     _out.print(table)
     if twice:
-        shown = Table("", "image", "and", "across groups", "")
+        ids = (Column(name, overflow="fold") for name in ("image", "and"))
+        shown = Table("", *ids, "across groups", "")
         for one in twice[:_SHOWN]:
             across = "yes" if one.across_groups else ""
-            shown.add_row(one.kind, one.first, one.second, across, one.detail)
+            cells = (one.kind, one.first, one.second, across, one.detail)
+            shown.add_row(*map(escape, cells))
         _out.print(shown)
         _more(len(twice), "duplicates")
     _list(found.problems)
@@ -105,7 +115,8 @@ def _print(found: DataSet, twice: list[Duplicate]) -> None:
 
 def _list(problems: tuple[Problem, ...]) -> None:
     for problem in problems[:_SHOWN]:
-        _err.print(f"[red]{problem.where}[/] {problem.message}", highlight=False)
+        where, message = escape(problem.where), escape(problem.message)
+        _err.print(f"[red]{where}[/] {message}", highlight=False)
     _more(len(problems), "problems")
 
 

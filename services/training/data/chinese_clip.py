@@ -6,23 +6,20 @@ them. These sets name no buildings: images that share a text are a group, and th
 with them are kept.
 """
 
-import base64
-import binascii
 import functools
-import io
 import json
-import pickle
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import lmdb
-
+from cra.services.training.data.chinese_clip_lmdb import Database, decode, find_databases
 from cra.services.training.data.dataset import BadDataError, DataSet, Problem
 from cra.services.training.data.reading import Collector, Columns
 
-_ALPHABET: Final = bytes.maketrans(b"-_", b"+/")
+_TEXTS: Final = "_texts.jsonl"
+_IMAGES: Final = "_imgs.tsv"
+_BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_="
 
 
 @dataclass(frozen=True)
@@ -32,71 +29,101 @@ class Text:
     text_id: int
     text: str
     image_ids: tuple[str, ...]
+    where: str = field(compare=False)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """An image that was not read yet."""
+
     where: str
+    read: Callable[[], bytes]
 
 
 def has_split(folder: Path, split: str) -> bool:
     """Tell whether a folder holds a split in this format."""
-    return (folder / f"{split}_texts.jsonl").is_file() or _lmdb(folder, split) is not None
+    return split in splits(folder)
 
 
 def splits(folder: Path) -> list[str]:
     """Return the splits of a folder, sorted; none if it is not of this format."""
-    names = {file.name.removesuffix("_texts.jsonl") for file in folder.glob("*_texts.jsonl")}
-    for parent in (folder, folder / "lmdb"):
-        names |= {pairs.parent.name for pairs in parent.glob("*/pairs") if pairs.is_dir()}
-    return sorted(names)
+    names = {file.name.removesuffix(_TEXTS) for file in folder.glob(f"*{_TEXTS}")}
+    return sorted(names.union(find_databases(folder)))
 
 
 def read_chinese_clip(folder: Path, split: str, columns: Columns) -> DataSet:
     """Read a split; TSV and JSONL if they are there, else LMDB.
 
+    Images come in the order of their ids, as in LMDB: both forms give the same data set.
+
     Raises:
         BadDataError: nothing can be read, or a row is bad and that shall stop the reading.
     """
     collector = Collector(columns)
-    images: dict[str, Callable[[], bytes]]
-    if (folder / f"{split}_texts.jsonl").is_file():
-        texts = list(_jsonl_texts(folder / f"{split}_texts.jsonl", collector))
-        images = dict(_tsv_images(folder / f"{split}_imgs.tsv", collector))
-    else:
-        database = _lmdb(folder, split)
-        if database is None:
-            raise BadDataError([Problem(str(folder), f"holds no split {split!r}")])
-        texts = list(_lmdb_texts(database / "pairs", collector))
-        images = _lmdb_images(database / "imgs")
+    images, texts = _read(folder, split, collector)
     groups = _components(texts)
     captions: dict[str, list[str]] = {image_id: [] for image_id in images}
     for text in texts:
-        if collector.check_captions(text.where, text.text, "text") is None:
-            continue
         for image_id in text.image_ids:
-            if image_id not in images:
-                collector.bad(text.where, f"image_ids: there is no image {image_id}")
-            else:
-                captions[image_id].append(text.text)
-    for image_id, read in images.items():
-        group = groups.get(image_id, image_id)
-        where = f"{split} image {image_id}"
+            captions[image_id].append(text.text)
+    for image_id in sorted(images, key=str.encode):
+        stored = images[image_id]
         own = tuple(dict.fromkeys(captions[image_id]))
-        collector.add(where, image_id, group, own, (), {}, read)
+        group = groups.get(image_id, image_id)
+        collector.add(stored.where, image_id, group, own, (), {}, stored.read)
     return collector.dataset(str(folder))
 
 
 def read_texts(folder: Path, split: str) -> list[Text]:
-    """Return the texts of a split with their ids, so that answers can be written in this format.
+    """Return the good texts of a split with their ids, to write answers in this format.
 
     Raises:
-        BadDataError: a row is bad.
+        BadDataError: nothing can be read.
     """
-    collector = Collector(Columns(on_error="stop"))
-    file = folder / f"{split}_texts.jsonl"
-    if file.is_file():
-        return list(_jsonl_texts(file, collector))
-    database = _lmdb(folder, split)
-    if database is None:
+    return _read(folder, split, Collector(Columns()))[1]
+
+
+def _read(folder: Path, split: str, collector: Collector) -> tuple[dict[str, _Stored], list[Text]]:
+    """Return the images by id, and the texts all of whose images are there."""
+    tsv, jsonl = folder / f"{split}{_IMAGES}", folder / f"{split}{_TEXTS}"
+    images: dict[str, _Stored]
+    texts: Iterable[Text]
+    if tsv.is_file() and jsonl.is_file():
+        images = dict(_tsv_images(tsv, collector))
+        texts = _jsonl_texts(jsonl, collector)
+    elif place := find_databases(folder).get(split):
+        database = Database(place)
+        images = {
+            image_id: _Stored(
+                f"{split}/imgs:{image_id}", functools.partial(database.image, image_id)
+            )
+            for image_id in database.image_ids()
+        }
+        texts = _lmdb_texts(database, collector)
+    elif jsonl.is_file():
+        raise BadDataError([Problem(tsv.name, "is missing")])
+    else:
         raise BadDataError([Problem(str(folder), f"holds no split {split!r}")])
-    return list(_lmdb_texts(database / "pairs", collector))
+    return images, list(_good(texts, images, collector))
+
+
+def _good(
+    texts: Iterable[Text], images: dict[str, _Stored], collector: Collector
+) -> Iterator[Text]:
+    seen: set[int] = set()
+    for text in texts:
+        if collector.check_captions(text.where, text.text, "text") is None:
+            continue
+        unknown = [image_id for image_id in text.image_ids if image_id not in images]
+        if unknown:
+            collector.bad(text.where, f"image_ids: there is no image {', '.join(unknown)}")
+        elif not text.image_ids:
+            collector.bad(text.where, "image_ids: names no image")
+        elif text.text_id in seen:
+            collector.bad(text.where, f"text_id {text.text_id} is there already")
+        else:
+            seen.add(text.text_id)
+            yield text
 
 
 def _jsonl_texts(file: Path, collector: Collector) -> Iterator[Text]:
@@ -107,99 +134,78 @@ def _jsonl_texts(file: Path, collector: Collector) -> Iterator[Text]:
                 continue
             try:
                 row = json.loads(line)
-                ids = row["image_ids"]
-                yield Text(int(row["text_id"]), row["text"], tuple(map(str, ids)), where)
-            except (ValueError, KeyError, TypeError) as error:
-                collector.bad(where, f"is no text with text_id, text and image_ids: {error!r}")
+            except (ValueError, RecursionError) as error:
+                collector.bad(where, f"is no JSON in UTF-8: {error}")
+                continue
+            text = _text(row, where) if isinstance(row, dict) else None
+            if text is None:
+                collector.bad(where, "is no object with text_id, text and image_ids")
+            else:
+                yield text
 
 
-def _tsv_images(file: Path, collector: Collector) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Yield each image's id and how to read it; only places in the file are kept in memory."""
-    if not file.is_file():
-        raise BadDataError([Problem(file.name, "is missing")])
+def _text(row: dict[str, object], where: str) -> Text | None:
+    text_id, text, image_ids = row.get("text_id"), row.get("text"), row.get("image_ids")
+    if type(text_id) is not int or not isinstance(text, str) or not isinstance(image_ids, list):
+        return None
+    if not all(type(image_id) in {int, str} for image_id in image_ids):
+        return None
+    return Text(text_id, text, tuple(dict.fromkeys(map(str, image_ids))), where)
+
+
+def _lmdb_texts(database: Database, collector: Collector) -> Iterator[Text]:
+    """Yield each text of a database of pairs with all its images."""
+    texts: dict[int, Text] = {}
+    for number in range(database.pairs):
+        where = f"{database.split}/pairs:{number}"
+        try:
+            image_id, text_id, text = database.pair(number)
+        except ValueError as error:
+            collector.bad(where, f"is no image id, text id and text: {error}")
+            continue
+        known = texts.setdefault(text_id, Text(text_id, text, (), where))
+        if known.text != text:
+            collector.bad(where, f"text_id {text_id} has another text before")
+            continue
+        image_ids = tuple(dict.fromkeys((*known.image_ids, image_id)))
+        texts[text_id] = Text(text_id, text, image_ids, known.where)
+    yield from texts.values()
+
+
+def _tsv_images(file: Path, collector: Collector) -> Iterator[tuple[str, _Stored]]:
+    """Yield each image by its id; only places in the file are kept in memory."""
     seen = set()
     with file.open("rb") as lines:
         start = 0
         for number, line in enumerate(lines, 1):
             where = f"{file.name}:{number}"
-            image_id, tab, content = line.rstrip(b"\r\n").partition(b"\t")
-            place = start + len(image_id) + len(tab)
-            start += len(line)
-            if not tab or not image_id or not content:
+            here, start = start, start + len(line)
+            if not line.strip():
+                continue
+            key, tab, content = line.rstrip(b"\r\n").partition(b"\t")
+            place = here + len(key) + len(tab)
+            image_id = key.decode(errors="replace").strip()
+            # Its alphabet alone is looked at: to decode it all is what `check_images` does.
+            if not tab or not image_id or "�" in image_id:
                 collector.bad(where, "is no image id, tab and base64")
-                continue
-            name = image_id.decode(errors="replace")
-            if name in seen:
-                collector.bad(where, f"image {name} is there already")
-                continue
-            seen.add(name)
-            yield name, functools.partial(_tsv_image, file, place, len(content))
+            elif not content or content.translate(None, _BASE64):
+                collector.bad(where, f"image {image_id} is no base64")
+            elif image_id in seen:
+                collector.bad(where, f"image {image_id} is there already")
+            else:
+                seen.add(image_id)
+                read = functools.partial(_tsv_image, file, place, len(content))
+                yield image_id, _Stored(where, read)
 
 
 def _tsv_image(file: Path, place: int, length: int) -> bytes:
     with file.open("rb") as content:
         content.seek(place)
-        return _decode(content.read(length))
-
-
-def _decode(encoded: bytes) -> bytes:
-    """Decode base64 of either alphabet; what is none is no image, and read as such."""
-    try:
-        return base64.b64decode(encoded.translate(_ALPHABET), validate=True)
-    except binascii.Error:
-        return b""
-
-
-def _lmdb(folder: Path, split: str) -> Path | None:
-    places = (folder / "lmdb" / split, folder / split)
-    return next((place for place in places if (place / "pairs").is_dir()), None)
-
-
-@functools.cache
-def _open(folder: Path) -> lmdb.Environment:
-    """Open a database, once: a process must not open one twice at the same time."""
-    return lmdb.open(str(folder), readonly=True, create=False, lock=False, readahead=False)
-
-
-class _Plain(pickle.Unpickler):
-    """Reads tuples, numbers and texts; a pickle that wants more could run anything."""
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        raise pickle.UnpicklingError(f"wants {module_name}.{global_name}")
-
-
-def _lmdb_texts(folder: Path, collector: Collector) -> Iterator[Text]:
-    merged: dict[int, Text] = {}
-    with _open(folder).begin() as transaction:
-        count = int(transaction.get(b"num_samples") or 0)
-        for number in range(count):
-            where = f"{folder.parent.name}/{folder.name}:{number}"
-            try:
-                value = transaction.get(str(number).encode()) or b""
-                image_id, text_id, text = _Plain(io.BytesIO(value)).load()
-            except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError) as error:
-                collector.bad(where, f"is no image id, text id and text: {error}")
-                continue
-            known = merged.get(int(text_id))
-            ids = (*(known.image_ids if known else ()), str(image_id))
-            merged[int(text_id)] = Text(int(text_id), text, ids, where)
-    yield from merged.values()
-
-
-def _lmdb_images(folder: Path) -> dict[str, Callable[[], bytes]]:
-    with _open(folder).begin() as transaction:
-        keys = [key.decode() for key, _ in transaction.cursor() if key != b"num_images"]
-    order = sorted(keys, key=lambda key: (len(key), key))
-    return {key: functools.partial(_lmdb_image, folder, key) for key in order}
-
-
-def _lmdb_image(folder: Path, key: str) -> bytes:
-    with _open(folder).begin() as transaction:
-        return _decode(transaction.get(key.encode()) or b"")
+        return decode(content.read(length))
 
 
 def _components(texts: Iterable[Text]) -> dict[str, str]:
-    """Return for each image the first image that it hangs together with through shared texts."""
+    """Return for each image the first image that it hangs together with through equal texts."""
     parent: dict[str, str] = {}
 
     def root(image_id: str) -> str:

@@ -22,6 +22,8 @@ class Image:
     """In everyday words, to see what tuning forgets."""
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Categories by name, for recall by category."""
+    where: str = field(default="", compare=False, repr=False)
+    """The row that it was first read from, as problems name it."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from cra.services.training.data.chinese_clip import has_split, read_chinese_clip
 from cra.services.training.data.dataset import BadDataError, DataSet, Image, Problem
 from cra.services.training.data.folder import NAMES, find_index, read_folder
 from cra.services.training.data.reading import Columns
+from cra.shared.errors import NotFoundError
 from cra.shared.model.pixels import BadImageError, Preprocessing, prepare
 from cra.shared.settings import Settings
 
@@ -33,10 +34,14 @@ def open_dataset(
         BadDataError: nothing can be read, or a row is bad and that shall stop the reading.
         UnavailableError: the object store does not answer.
     """
-    if is_bucket(location):
-        return read_bucket(location, columns, settings or Settings.load(), split)
     path = Path(location)
-    index = find_index(path)
+    bucket = is_bucket(location)
+    index = None if bucket else find_index(path)
+    if split and not columns.split and (bucket or index is not None):
+        problem = f"has no column that names splits: none is {split!r}"
+        raise BadDataError([Problem(location, problem)])
+    if bucket:
+        return read_bucket(location, columns, settings or Settings.load(), split)
     if index is not None:
         return read_folder(index, columns, split)
     if path.is_dir():
@@ -70,14 +75,21 @@ def check_images(
         images: what to decode.
         progress: called with the number of images decoded so far.
         workers: threads.
+
+    Raises:
+        UnavailableError: the object store that they lie in does not answer.
     """
 
     def one(image: Image) -> Problem | None:
         try:
             prepare(image.read(), _SMALL)
         except BadImageError as error:
-            return Problem(image.image_id, f"{error.reason}: {error.message}")
-        return None
+            problem = f"{error.reason}: {error.message}"
+        except (OSError, NotFoundError) as error:
+            problem = f"cannot be read: {error}"
+        else:
+            return None
+        return Problem(_row(image), f"{image.image_id}: {problem}")
 
     problems = []
     with ThreadPoolExecutor(workers, "check") as pool:
@@ -90,7 +102,19 @@ def check_images(
 
 
 def without(dataset: DataSet, problems: Sequence[Problem]) -> DataSet:
-    """Return a data set without the images that have a problem, which it lists."""
+    """Return a data set without the images that `check_images` found bad, which it lists.
+
+    Raises:
+        BadDataError: none is left.
+    """
     bad = {problem.where for problem in problems}
-    images = tuple(image for image in dataset.images if image.image_id not in bad)
-    return DataSet(images, (*dataset.problems, *problems))
+    images = tuple(image for image in dataset.images if _row(image) not in bad)
+    problems = (*dataset.problems, *problems)
+    if not images:
+        raise BadDataError(problems)
+    return DataSet(images, problems)
+
+
+def _row(image: Image) -> str:
+    """Return what names the row of an image, and of no other."""
+    return image.where or image.image_id
