@@ -10,7 +10,7 @@ CN_CLIP := cn_clip==1.6.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down status test test-all check proto install .build/pb
+.PHONY: help demo up down status test test-all check bench miniature ablation proto install .build/pb
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,15 @@ check: $(VENV)/.dev .build/pb .build/typing ## lint the contract and the code, c
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=.build/typing $(BIN)/mypy -p cra -p deploy -p tests
+
+bench: $(VENV)/.dev ## measure beside the alternatives; writes docs/benchmarks.md
+	@$(BIN)/python -m tests.bench
+
+miniature: $(VENV)/.local ## tune the text tower on the shipped data with three seeds, in under 15 minutes
+	@$(BIN)/python -m cra.services.training.miniature
+
+ablation: $(VENV)/.local ## change one part of the recipe at a time, in under two hours
+	@$(BIN)/python -m cra.services.training.miniature.ablation
 
 proto: .build/pb ## generate shared/pb from proto/
 	rm -rf shared/pb/cra

@@ -43,16 +43,17 @@ def _hyperparameters(command: Any) -> Any:
     """Add an option for each field of `TuningSettings`, with its default."""
     for field in reversed(dataclasses.fields(TuningSettings)):
         name = field.name.replace("_", "-")
-        default: Any = field.default
-        if isinstance(default, bool):
-            option = click.option(f"--{name}/--no-{name}", default=default, show_default=True)
+        shown: dict[str, Any] = {
+            "default": field.default,
+            "show_default": True,
+            "help": field.metadata["help"],
+        }
+        if isinstance(field.default, bool):
+            option = click.option(f"--{name}/--no-{name}", **shown)
         elif field.name in _CHOICES:
-            kind = click.Choice(_CHOICES[field.name])
-            option = click.option(f"--{name}", type=kind, default=default, show_default=True)
+            option = click.option(f"--{name}", type=click.Choice(_CHOICES[field.name]), **shown)
         else:
-            option = click.option(
-                f"--{name}", type=type(default), default=default, show_default=True
-            )
+            option = click.option(f"--{name}", type=type(field.default), **shown)
         command = option(command)
     return command
 

@@ -31,7 +31,7 @@ from cra.shared.model.text_tower import TextTower
 from cra.shared.releases import Release
 
 LABEL: Final = "cra-miniature"
-SETTINGS: Final = TuningSettings(max_epochs=2, warmup=50)
+SETTINGS: Final = TuningSettings(max_epochs=2, lr=5e-4, warmup=50)
 
 _console = Console()
 

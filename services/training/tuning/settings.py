@@ -1,10 +1,16 @@
 """Hyperparameters of tuning, named as in Chinese CLIP's trainer and in LiT."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Negatives = Literal["gallery", "batch"]
 TuningPrecision = Literal["fp32", "amp"]
+
+
+def _option(default: Any, text: str) -> Any:
+    """Return a field whose text is what the command line says of it."""
+    return dataclasses.field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -15,64 +21,75 @@ class TuningSettings:
         ValueError: one is out of its range; the message names it.
     """
 
-    max_epochs: int = 4
-    """Times that every pair is seen at most; validation may end it earlier."""
-    batch_size: int = 256
-    """Pairs in one step, over all processes."""
-    lr: float = 5e-4
-    warmup: int = 100
-    """Steps in which the rate rises; from there it falls as a cosine to zero."""
-    wd: float = 0.001
-    """Weight decay of matrices; LayerNorm, biases and embeddings have none."""
-    beta1: float = 0.9
-    beta2: float = 0.98
-    eps: float = 1e-6
-    grad_clip: float = 1.0
-    """Largest norm of the gradient."""
-    layer_decay: float = 1.0
-    """Each layer learns at this share of the rate of the layer above it."""
-    precision: TuningPrecision = "amp"
-    """Arithmetic: amp is bf16 autocast over fp32 weights."""
-    context_length: int = 52
-    """Tokens that a caption is cut at."""
+    max_epochs: int = _option(
+        4, "Times that every pair is seen at most; validation may end it earlier."
+    )
+    batch_size: int = _option(256, "Pairs in one step, over all processes.")
+    lr: float = _option(5e-5, "Highest rate; a small model wants more.")
+    warmup: int = _option(
+        100, "Steps in which the rate rises; from there it falls as a cosine to zero."
+    )
+    wd: float = _option(
+        0.001, "Weight decay of matrices; LayerNorm, biases and embeddings have none."
+    )
+    beta1: float = _option(0.9, "AdamW's first moment.")
+    beta2: float = _option(0.98, "AdamW's second moment.")
+    eps: float = _option(1e-6, "AdamW's smallest divisor.")
+    grad_clip: float = _option(1.0, "Largest norm of the gradient.")
+    layer_decay: float = _option(
+        1.0, "Each layer learns at this share of the rate of the layer above it."
+    )
+    precision: TuningPrecision = _option(  # noqa: RUF009 - a field
+        "amp", "Arithmetic: amp is bf16 autocast over fp32 weights."
+    )
+    context_length: int = _option(52, "Tokens that a caption is cut at.")
 
-    negatives: Negatives = "gallery"
-    """What a caption is told from: every cached image, or those of its batch as in CLIP."""
-    max_gallery: int = 65_536
-    """Images of a larger gallery that one step draws, all positives among them."""
-    soft_positives: bool = True
-    """Whether images with an equal caption are right answers too, or, as in CLIP, wrong ones."""
-    group_positives: float = 0.0
-    """Weight of the other images of a caption's group, beside 1 for its own."""
-    label_smoothing: float = 0.0
-    hard_negatives: float = 0.0
-    """Share of each batch that is filled up with look-alikes of its other images."""
-    kd_loss_weight: float = 3.0
-    """Weight of keeping the base's vectors of everyday captions, where the data has some."""
-    kd_batch_size: int = 128
-    """Everyday captions in one step, over all processes."""
-    views: int = 1
-    """Cached views of each image; a step sees one of them."""
+    negatives: Negatives = _option(  # noqa: RUF009 - a field
+        "gallery",
+        "What a caption is told from: every cached image, or those of its batch as in CLIP.",
+    )
+    max_gallery: int = _option(
+        65_536, "Images of a larger gallery that one step draws, all positives among them."
+    )
+    soft_positives: bool = _option(
+        True,
+        "Whether images with an equal caption are right answers too, or, as in CLIP, wrong ones.",
+    )
+    group_positives: float = _option(
+        0.0, "Weight of the other images of a caption's group, beside 1 for its own."
+    )
+    label_smoothing: float = _option(0.0, "Share of the target that is spread over all images.")
+    hard_negatives: float = _option(
+        0.0, "Share of each batch that is filled up with look-alikes of its other images."
+    )
+    kd_loss_weight: float = _option(
+        3.0, "Weight of keeping the base's vectors of everyday captions, where the data has some."
+    )
+    kd_batch_size: int = _option(128, "Everyday captions in one step, over all processes.")
+    views: int = _option(1, "Cached views of each image; a step sees one of them.")
 
-    add_tokens: bool = True
-    """Whether characters that the vocabulary lacks get tokens of their own."""
-    lora_rank: int = 0
-    """Rank of the low-rank updates that are learnt in place of whole matrices; 0: whole ones."""
-    lora_alpha: float = 16.0
-    """Updates are scaled by this over the rank."""
+    add_tokens: bool = _option(
+        True, "Whether characters that the vocabulary lacks get tokens of their own."
+    )
+    lora_rank: int = _option(
+        0, "Rank of the low-rank updates that are learnt in place of whole matrices; 0: whole ones."
+    )
+    lora_alpha: float = _option(16.0, "Updates are scaled by this over the rank.")
 
-    valid_step_interval: int = 0
-    """Steps between two validations; 0: at the end of every epoch."""
-    valid_k: int = 20
-    """Validation is recall at this k."""
-    patience: int = 3
-    """Validations without a better one after which training ends."""
-    wise_ft: bool = True
-    """Whether weights are interpolated between base and tuned, the factor chosen on validation."""
-    wise_general: float = 0.5
-    """Weight of everyday captions in that choice; captions of the field have the rest."""
+    valid_step_interval: int = _option(
+        0, "Steps between two validations; 0: at the end of every epoch."
+    )
+    valid_k: int = _option(20, "Validation is recall at this k.")
+    patience: int = _option(3, "Validations without a better one after which training ends.")
+    wise_ft: bool = _option(
+        True,
+        "Whether weights are interpolated between base and tuned, the factor chosen on validation.",
+    )
+    wise_general: float = _option(
+        0.5, "Weight of everyday captions in that choice; captions of the field have the rest."
+    )
 
-    seed: int = 0
+    seed: int = _option(0, "Another one learns in another order.")
 
     def __post_init__(self) -> None:
         positive = ("max_epochs", "batch_size", "lr", "eps", "grad_clip", "views", "valid_k")
