@@ -1,6 +1,7 @@
 """Evaluation through a live gateway: real index, store and embedding services, tiny towers."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cra.shared.model.checkpoints import find_model
 from cra.shared.model.image_tower import ImageTower
 from cra.shared.model.text_tower import TextTower
 from tests import servers, swap
+from tests.evaluation import call, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +126,38 @@ def test_what_the_gateway_does_not_serve_is_refused(
         gallery.search(["塔"], texts[0].release, "f00d")
     with pytest.raises(FailedPreconditionError, match="bucket/key"):
         LiveGallery(client, ids(dataset))
+
+
+def test_the_command_evaluates_a_published_release(
+    world: swap.World, dataset: DataSet, tmp_path: Path
+) -> None:
+    """`cra evaluate --live` fetches a release by name and measures it twice: no index loss."""
+    release = world.releases[1]
+    rows = []
+    for image in dataset.images:
+        (tmp_path / image.image_id).write_bytes(image.read())
+        rows.append(
+            {"file": image.image_id, "captions": list(image.captions), "group": image.group}
+        )
+    write_lines(tmp_path / "captions.jsonl", rows)
+    # The gateway of this process logs to stdout, so the report is read from its file.
+    done = call(
+        world.settings.model,
+        str(tmp_path),
+        f"--release={release.name}",
+        "--live",
+        "--live-prefix=images/",
+        f"--cache={tmp_path / 'features'}",
+        f"--releases={tmp_path / 'fetched'}",
+        f"--out={tmp_path / 'out'}",
+        **swap.environment(world.settings),
+    )
+    assert done.exit_code == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert found["models"] == [release.name]
+    (live,) = found["sections"][0]["live"]
+    assert live["gallery"] == swap.IMAGES
+    assert {k: loss["value"] for k, loss in live["index_loss"].items()} == dict.fromkeys(
+        ("1", "5", "10", "20"), 0.0
+    )
+    assert (tmp_path / "fetched" / release.name / "release.json").is_file()

@@ -1,10 +1,8 @@
 """Recall beside Chinese CLIP's own evaluation, on the same features."""
 
+import base64
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +13,13 @@ from cra.services.training.data.dataset import DataSet, Image
 from cra.services.training.evaluation import exact, predictions
 from cra.services.training.evaluation.exact import Vectors
 from cra.services.training.evaluation.queries import ask
-
-# cn_clip's script of predictions moves tensors to CUDA and has no option for that; here they stay
-# where they are, and everything else is its own code.
-_ON_CPU = """
-import runpy, sys, torch
-torch.Tensor.cuda = lambda self: self
-runpy.run_module(sys.argv.pop(1), run_name="__main__")
-"""
-
-
-def run_cn_clip(script: str, *arguments: str | Path) -> None:
-    """Run a script of cn_clip's evaluation."""
-    done = subprocess.run(
-        [sys.executable, "-c", _ON_CPU, f"cn_clip.eval.{script}", *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def write_lines(file: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write JSON, one object a line."""
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return file
-
-
-def predict(folder: Path, images: Mapping[int, Vectors], texts: Mapping[int, Vectors]) -> Path:
-    """Write features as cn_clip's extract_features.py does; let cn_clip search with them."""
-    image_feats = write_lines(
-        folder / "imgs.img_feat.jsonl",
-        [{"image_id": one, "feature": vector.tolist()} for one, vector in images.items()],
-    )
-    text_feats = write_lines(
-        folder / "texts.txt_feat.jsonl",
-        [{"text_id": one, "feature": vector.tolist()} for one, vector in texts.items()],
-    )
-    output = folder / "predictions.jsonl"
-    arguments = [f"--image-feats={image_feats}", f"--text-feats={text_feats}"]
-    run_cn_clip("make_topk_predictions", *arguments, "--top-k=10", f"--output={output}")
-    return output
-
-
-def score(answers: Path, predicted: Path) -> list[float]:
-    """Let cn_clip's evaluation.py score predictions; return its R@1, R@5 and R@10 in per cent."""
-    out = predicted.with_suffix(".score.json")
-    run_cn_clip("evaluation", answers, predicted, out)
-    result = json.loads(out.read_text())
-    assert result["success"], result
-    return [result["scoreJson"][name] for name in ("r1", "r5", "r10")]
+from cra.shared.model.checkpoints import find_model
+from cra.shared.model.image_tower import ImageTower
+from cra.shared.model.pixels import prepare
+from cra.shared.model.text_tower import TextTower
+from tests.checkpoints import make_checkpoint
+from tests.evaluation import evaluate, predict, score, unit, write_lines
+from tests.fakes import picture
 
 
 class World:
@@ -119,11 +72,6 @@ class World:
         return np.stack([by_text[text] for text in texts])
 
 
-def unit(vector: np.ndarray) -> Vectors:
-    """Return a vector of length 1."""
-    return np.asarray(vector / np.linalg.norm(vector), np.float32)
-
-
 def test_recall_is_that_of_chinese_clip(tmp_path: Path) -> None:
     """On the same features, R@1/5/10 are equal to what cn_clip's own two scripts arrive at."""
     world = World()
@@ -158,3 +106,50 @@ def test_ids_that_are_no_numbers_are_numbered(tmp_path: Path) -> None:
     answers = predictions.write(file, queries, ids, world.images_nd, world.encode(queries.texts))
     ours = exact.evaluate(world.images_nd, world.dataset, world.encode).text_to_image
     assert score(answers, file) == pytest.approx([100 * ours.recall[k].value for k in (1, 5, 10)])
+
+
+def test_the_command_on_a_set_of_chinese_clip(tmp_path: Path) -> None:
+    """`cra evaluate` on TSV and JSONL gives what cn_clip's scripts make of the same features.
+
+    So do the predictions that it writes, against the set's own `texts.jsonl`: they bear its ids.
+    """
+    rng = np.random.default_rng(3)
+    images = {
+        10 + 7 * i: picture((int(r), int(g), int(b)), (32 + i, 40))
+        for i, (r, g, b) in enumerate(rng.integers(0, 256, (30, 3)))
+    }
+    texts = {100 + i: f"第{i}座{'塔亭桥院'[i % 4]}，有飞檐{i * i}" for i in range(45)}
+    folder = tmp_path / "set"
+    folder.mkdir()
+    tsv = [
+        f"{one}\t{base64.urlsafe_b64encode(content).decode()}" for one, content in images.items()
+    ]
+    (folder / "test_imgs.tsv").write_text("\n".join(tsv) + "\n")
+    rows = [
+        {
+            "text_id": one,
+            "text": text,
+            "image_ids": rng.choice(list(images), 1 + one % 3, replace=False).tolist(),
+        }
+        for one, text in texts.items()
+    ]
+    answers = write_lines(folder / "test_texts.jsonl", rows)
+    model = make_checkpoint(tmp_path / "model")
+    file = tmp_path / "predictions.jsonl"
+    found = evaluate(
+        model, str(folder), "--split=test", f"--predictions={file}", f"--cache={tmp_path}"
+    )
+    (section,) = found["sections"]
+    recall = section["evaluations"][0]["text_to_image"]["recall"]
+    ours = [100 * recall[k]["value"] for k in ("1", "5", "10")]
+
+    source = find_model(str(model))
+    tower, text_tower = ImageTower(source, "cpu"), TextTower(source, "cpu")
+    pixels = [prepare(content, tower.preprocessing).pixels for content in images.values()]
+    image_feats = dict(zip(images, tower.encode(np.stack(pixels)), strict=True))
+    text_feats = {one: text_tower.encode([text])[0][0] for one, text in texts.items()}
+    (tmp_path / "theirs").mkdir()
+    theirs = score(answers, predict(tmp_path / "theirs", image_feats, text_feats))
+    assert ours == pytest.approx(theirs, abs=1e-9)
+    assert score(answers, file) == pytest.approx(theirs, abs=1e-9)
+    assert 0 < theirs[1] < theirs[2] < 100

@@ -72,11 +72,11 @@ def worst(
     """
     ranks_q = models[-1][1].to_images.ranks()
     chosen: list[int] = []
-    groups: set[str] = set()
+    groups: set[int] = set()
     for query in map(int, np.argsort(-ranks_q, kind="stable")):
         if len(chosen) == count or ranks_q[query] <= 1:
             break
-        group = dataset.images[int(queries.images_of.row(query)[0])].group
+        group = int(queries.text_groups.groups_q[query])
         if group not in groups:
             groups.add(group)
             chosen.append(query)
