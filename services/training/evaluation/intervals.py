@@ -23,7 +23,7 @@ RESAMPLES: Final = 2000
 FLIPS: Final = 10_000
 """Random signs that the paired test tries; no p-value is below its inverse."""
 CONFIDENCE: Final = 0.95
-_CELLS_AT_ONCE: Final = 2**23
+_CELLS_AT_ONCE: Final = 2**21
 
 
 @dataclass(frozen=True)
