@@ -26,10 +26,12 @@ class SearchClient:
     Args:
         target: where the gateway is, such as `dns:///gateway:50051`.
         token: sent as a bearer token, if not empty.
-        timeout: seconds for one call.
+        timeout: seconds for one call; longer than the gateway waits for its own parts, so that
+            the error names the one that is slow.
     """
 
-    def __init__(self, target: str, token: str = "", timeout: float = 10.0) -> None:
+    def __init__(self, target: str, token: str = "", timeout: float = 15.0) -> None:
+        self._server = f"the gateway at {target}"
         self._channel = rpc.open_channel(target, SERVICE, token)
         self._stub = pb_grpc.SearchServiceStub(self._channel)
         self._timeout = timeout
@@ -97,7 +99,7 @@ class SearchClient:
         try:
             return self._stub.Search(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            raise rpc.from_rpc_error(error) from error
+            raise rpc.from_rpc_error(error, self._server) from error
 
     def pages(self, request: pb.SearchRequest) -> Iterator[pb.SearchResponse]:
         """Yield this page and all that follow, 1,000 hits at most."""
@@ -116,4 +118,4 @@ class SearchClient:
         try:
             yield from self._stub.SearchStream(messages)
         except grpc.RpcError as error:
-            raise rpc.from_rpc_error(error) from error
+            raise rpc.from_rpc_error(error, self._server) from error

@@ -81,14 +81,29 @@ def to_status(error: errors.CraError) -> status_pb2.Status:
     return status
 
 
-def from_rpc_error(error: grpc.RpcError) -> errors.CraError:
-    """Return the domain error behind a failed call."""
+_SILENCE: Final = {
+    grpc.StatusCode.UNAVAILABLE: "does not answer",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "did not answer in time",
+}
+"""What it means when gRPC itself, and not the server, says so."""
+
+
+def from_rpc_error(error: grpc.RpcError, server: str) -> errors.CraError:
+    """Return the domain error behind a failed call.
+
+    Args:
+        error: as gRPC raised it.
+        server: what was called, such as `the gateway at dns:///gateway:50051`; named if it did not
+            answer at all.
+    """
     code: grpc.StatusCode = error.code()
     message: str = error.details() or code.name
     try:
         status = rpc_status.from_call(error)  # type: ignore[arg-type]
     except (ValueError, DecodeError):  # something between us and the server has changed the status
         status = None
+    if status is None and code in _SILENCE:  # gRPC's own words are of addresses and sockets
+        message = f"{server} {_SILENCE[code]}"
     field, problem, retry_after = "", message, 1.0
     for packed in status.details if status is not None else ():
         bad_request = error_details_pb2.BadRequest()

@@ -147,6 +147,13 @@ def object_store(folder: Path, events_port: int | None = None) -> Iterator[Setti
 @contextlib.contextmanager
 def milvus(folder: Path, kind: str) -> Iterator[str]:
     """Run the Milvus server or Milvus Lite's; yield its URI."""
+    with milvus_process(folder, kind) as (uri, _):
+        yield uri
+
+
+@contextlib.contextmanager
+def milvus_process(folder: Path, kind: str) -> Iterator[tuple[str, int]]:
+    """Run the Milvus server or Milvus Lite's; yield its URI and the process."""
     (port,) = free_ports(1)
     env = {
         "CRA_DATA_DIR": str(folder),
@@ -169,5 +176,6 @@ def milvus(folder: Path, kind: str) -> Iterator[str]:
             return False
         return True
 
-    with running([sys.executable, "-m", "deploy.local.milvus"], folder, ready, env, patience=2.0):
-        yield uri
+    command = [sys.executable, "-m", "deploy.local.milvus"]
+    with running(command, folder, ready, env, patience=2.0) as process:
+        yield uri, process.pid

@@ -12,6 +12,7 @@ from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.ingest.v1 import ingest_pb2_grpc as ingest_grpc
 from cra.services.cli.console import err, out, print_message, table
 from cra.shared import rpc
+from cra.shared.errors import CraError
 from cra.shared.settings import Settings
 
 SERVICE: Final = "cra.ingest.v1.IngestService"
@@ -81,7 +82,7 @@ def reconcile(settings: Settings, dry_run: bool, allow_mass_deletion: bool, as_j
             if not last.done and not as_json:
                 err.print(f"{last.summary.objects} objects compared")
     except grpc.RpcError as error:
-        raise rpc.from_rpc_error(error) from error
+        raise _problem(error, settings) from error
     if as_json:
         print_message(last)
         return
@@ -114,8 +115,12 @@ def _ingest(settings: Settings) -> ingest_grpc.IngestServiceStub:
     return ingest_grpc.IngestServiceStub(channel)
 
 
+def _problem(error: grpc.RpcError, settings: Settings) -> CraError:
+    return rpc.from_rpc_error(error, f"the ingest service at {settings.ingest_target}")
+
+
 def _call(settings: Settings, method: str, request: Message) -> Any:
     try:
         return getattr(_ingest(settings), method)(request, timeout=60)
     except grpc.RpcError as error:
-        raise rpc.from_rpc_error(error) from error
+        raise _problem(error, settings) from error

@@ -41,6 +41,7 @@ class RemoteEncoder:
     """Speaks to the embedding service; see `ports.Encoder`."""
 
     def __init__(self, target: str, token: str = "", timeout: float = 30.0) -> None:
+        self._server = f"the embedding service at {target}"
         self._channel = rpc.open_channel(target, SERVICE, token)
         self._stub = pb_grpc.EmbeddingServiceStub(self._channel)
         self._timeout = timeout
@@ -127,7 +128,7 @@ class RemoteEncoder:
         try:
             return method(request, timeout=self._timeout if timeout is None else timeout)
         except grpc.RpcError as error:
-            raise rpc.from_rpc_error(error) from error
+            raise rpc.from_rpc_error(error, self._server) from error
 
 
 def _image_result(result: pb.ImageResult) -> Vector | ImageProblem:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+import grpc
 import numpy as np
 from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
@@ -191,13 +192,7 @@ class MilvusVectorStore:
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         client = self._client()
-        return _translate(
-            lambda: (
-                getattr(client, method)(*args, timeout=self._timeout, **kwargs)
-                if method != "query_iterator"
-                else client.query_iterator(*args, **kwargs)
-            )
-        )
+        return _translate(lambda: getattr(client, method)(*args, timeout=self._timeout, **kwargs))
 
     def _client(self) -> MilvusClient:
         with self._lock:
@@ -218,7 +213,9 @@ def _translate(function: Any) -> Any:
             raise FailedPreconditionError(
                 "there is no collection for this image tower; nothing was ever indexed with it"
             ) from error
-        raise UnavailableError(f"the vector database answers: {error.message}") from error
+        raise UnavailableError(f"Milvus: {error.message}") from error
+    except grpc.RpcError as error:  # what it retries itself it wraps, the rest comes through
+        raise UnavailableError(f"Milvus does not answer: {error.code().name}") from error
 
 
 def _hex(text: str) -> str:

@@ -1,8 +1,12 @@
 """The contract of the vector store port, on both kinds of Milvus."""
 
 import contextlib
+import os
+import signal
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ from cra.shared.domain import ImageRecord, IndexedImage, ObjectRef, SearchFilter
 from cra.shared.errors import FailedPreconditionError, UnavailableError
 from cra.shared.ports import VectorStore
 from cra.shared.settings import Settings
-from tests.servers import free_ports, wait_until
+from tests.servers import free_ports, milvus_process, wait_until
 
 DIMENSION = 8
 AWKWARD_KEYS = [
@@ -195,3 +199,30 @@ def test_down_is_unavailable() -> None:
     store = MilvusVectorStore(Settings(milvus_uri=f"http://127.0.0.1:{port}", milvus_timeout=1))
     with pytest.raises(UnavailableError):
         store.search("any", unit(1.0), 1, SearchFilter())
+
+
+def test_hanging_is_unavailable_within_the_timeout(tmp_path: Path) -> None:
+    """A database that stops in the middle is named by every call, each as late as is set."""
+    with milvus_process(tmp_path, "lite") as (uri, process):
+        settings = Settings(milvus_uri=uri, milvus_timeout=1)
+        with contextlib.closing(MilvusVectorStore(settings)) as store:
+            store.ensure_collection("f00d", DIMENSION)
+            store.upsert("f00d", [image(f"{n}", unit(1.0)) for n in range(1001)])
+            entries = store.entries("f00d")
+            next(entries)
+            os.kill(process, signal.SIGSTOP)
+            calls: list[Callable[[], object]] = [
+                lambda: list(entries),
+                lambda: store.ensure_collection("f00d", DIMENSION),
+                lambda: store.upsert("f00d", [image("a", unit(1.0))]),
+                lambda: store.delete("f00d", [ObjectRef("images", "a")]),
+                lambda: store.search("f00d", unit(1.0), 1, SearchFilter()),
+                lambda: store.fetch("f00d", [ObjectRef("images", "a")]),
+                lambda: store.records("f00d", [ObjectRef("images", "a")]),
+                lambda: list(store.entries("f00d")),
+            ]
+            for call in calls:
+                began = time.monotonic()
+                with pytest.raises(UnavailableError, match="Milvus does not answer"):
+                    call()
+                assert time.monotonic() - began < 10

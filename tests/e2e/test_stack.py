@@ -227,7 +227,7 @@ def test_sync_by_hand_needs_credentials(stack: Stack) -> None:
     stack.ingest_stub("").GetStatus(ingest.GetStatusRequest())
     with pytest.raises(grpc.RpcError) as caught:
         stack.ingest.SyncObjects(ingest.SyncObjectsRequest(image_ids=["elsewhere/a.jpg"]))
-    error = rpc.from_rpc_error(caught.value)
+    error = rpc.from_rpc_error(caught.value, "the server")
     assert isinstance(error, InvalidArgumentError)
     assert error.field == "image_ids[0]"
 

@@ -137,7 +137,7 @@ def test_a_field_out_of_its_limits(
     info = details["ErrorInfo"]
     assert isinstance(info, error_details_pb2.ErrorInfo)
     assert (info.reason, info.domain) == ("INVALID_ARGUMENT", "cra")
-    raised = rpc.from_rpc_error(caught.value)
+    raised = rpc.from_rpc_error(caught.value, "the server")
     assert isinstance(raised, errors.InvalidArgumentError)
     assert raised.field == field
 

@@ -133,6 +133,6 @@ def test_a_dead_tower_is_unavailable(own: Service) -> None:
         stub = pb_grpc.EmbeddingServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
             stub.EmbedTexts(_request(texts=["红"]), timeout=SOON)
-    raised = rpc.from_rpc_error(caught.value)
+    raised = rpc.from_rpc_error(caught.value, "the server")
     assert isinstance(raised, errors.UnavailableError)
     assert raised.retry_after == 2.5

@@ -56,7 +56,7 @@ class Peer:
         )
         with pytest.raises(grpc.RpcError) as caught:
             self.call()
-        return rpc.from_rpc_error(caught.value)
+        return rpc.from_rpc_error(caught.value, "the server")
 
     def close(self) -> None:
         """Stop."""
@@ -169,7 +169,7 @@ def test_a_status_that_was_changed_on_its_way(details: bytes, peer: Peer) -> Non
     peer.behavior = behave
     with pytest.raises(grpc.RpcError) as caught:
         peer.call()
-    back = rpc.from_rpc_error(caught.value)
+    back = rpc.from_rpc_error(caught.value, "the server")
     assert type(back) is errors.NotFoundError
     assert back.message == "not here"
 
@@ -182,7 +182,6 @@ def test_a_status_that_was_changed_on_its_way(details: bytes, peer: Peer) -> Non
         (grpc.StatusCode.UNIMPLEMENTED, errors.CraError),
         (grpc.StatusCode.CANCELLED, errors.UnavailableError),
         (grpc.StatusCode.INVALID_ARGUMENT, errors.InvalidArgumentError),
-        (grpc.StatusCode.UNAVAILABLE, errors.UnavailableError),
     ],
 )
 def test_a_status_of_others(code: grpc.StatusCode, kind: type[errors.CraError], peer: Peer) -> None:
@@ -190,25 +189,29 @@ def test_a_status_of_others(code: grpc.StatusCode, kind: type[errors.CraError], 
     peer.behavior = lambda context: context.abort(code, "")
     with pytest.raises(grpc.RpcError) as caught:
         peer.call()
-    back = rpc.from_rpc_error(caught.value)
+    back = rpc.from_rpc_error(caught.value, "the server")
     assert type(back) is kind
     assert code.name in back.message
 
 
 def test_a_deadline_and_a_missing_server_are_told_apart(peer: Peer) -> None:
-    """No answer in time is DeadlineExceededError; nobody there is UnavailableError."""
+    """No answer in time is DeadlineExceededError, nobody there UnavailableError; both name it."""
     over = threading.Event()
     peer.behavior = lambda _: (over.wait(SOON), None)[1]
     with pytest.raises(grpc.RpcError) as caught:
         peer.call(timeout=0.05)
     over.set()
-    assert isinstance(rpc.from_rpc_error(caught.value), errors.DeadlineExceededError)
+    late = rpc.from_rpc_error(caught.value, "the server at X")
+    assert isinstance(late, errors.DeadlineExceededError)
+    assert late.message == "the server at X did not answer in time"
     with (
         grpc.insecure_channel("127.0.0.1:1") as channel,
         pytest.raises(grpc.RpcError) as caught,
     ):
         peer.call(channel)
-    assert isinstance(rpc.from_rpc_error(caught.value), errors.UnavailableError)
+    gone = rpc.from_rpc_error(caught.value, "the server at X")
+    assert isinstance(gone, errors.UnavailableError)
+    assert gone.message == "the server at X does not answer"
 
 
 def test_a_server_that_is_away_for_a_moment_is_tried_again(peer: Peer) -> None:
