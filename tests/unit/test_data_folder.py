@@ -120,7 +120,7 @@ def test_rows_of_one_file_are_one_image(tmp_path: Path) -> None:
     """However a path is written, it is one image; its rows add captions and must agree."""
     write_files(tmp_path, "x/a.png")
     row = {"file": "x/a.png", "caption": "塔", "group": "g", "style": "唐"}
-    rows = [
+    rows: list[dict[str, Any]] = [
         row,
         {**row, "file": "./x/../x/a.png", "caption": "殿", "style": None},
         {**row, "caption": "阁", "style": "宋"},

@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from PIL import Image as PillowImage
 
 from cra.services.training.buildings.dataset import make
 from cra.services.training.data.dataset import DataSet, Image
-from cra.services.training.data.duplicates import find_duplicates
+from cra.services.training.data.duplicates import find_duplicates, near_pairs
 from cra.services.training.data.split import split
 
 SHARES = {"train": 0.7, "validation": 0.2, "test": 0.1}
@@ -95,3 +96,48 @@ def test_duplicates_are_found_and_those_across_groups_come_first() -> None:
         (one.across_groups for one in found), reverse=True
     )
     assert seen == list(range(1, 11))
+
+
+def test_what_cannot_be_decoded_has_no_duplicates() -> None:
+    """A bad image ends no search, and equal garbage is no pair of duplicates."""
+    good = make(0, "test").jpeg
+    contents = [b"", b"garbage", b"garbage", good[:100], good]
+    images = tuple(_image(str(i), "g", content) for i, content in enumerate(contents))
+    assert find_duplicates(DataSet(images)) == []
+
+
+def test_many_of_the_same_are_each_paired_with_the_first() -> None:
+    """A thousand empty pictures give as many lines, not half a million."""
+    content = make(0, "test").jpeg
+    images = tuple(_image(str(i), "g", content) for i in range(40))
+    found = find_duplicates(DataSet(images))
+    assert [(one.first, one.second) for one in found] == [("0", str(i)) for i in range(1, 40)]
+
+
+@given(
+    hashes=st.lists(st.integers(0, 2**64 - 1), max_size=20, unique=True),
+    flips=st.lists(st.tuples(st.integers(0, 19), st.integers(0, 63)), max_size=20),
+    near=st.integers(0, 8),
+)
+def test_near_pairs_are_all_pairs_that_are_near(
+    hashes: list[int], flips: list[tuple[int, int]], near: int
+) -> None:
+    """No pair is missed or told twice, and each comes with the bits that it differs in."""
+    hashes += [hashes[place % len(hashes)] ^ (1 << bit) for place, bit in flips if hashes]
+    expected = {
+        (i, j, (one ^ other).bit_count())
+        for i, one in enumerate(hashes)
+        for j, other in enumerate(hashes)
+        if i < j and (one ^ other).bit_count() <= near
+    }
+    found = list(near_pairs(np.array(hashes, np.uint64), near))
+    assert len(found) == len(expected)
+    assert set(found) == expected
+
+
+def test_near_pairs_are_found_across_blocks() -> None:
+    """More hashes than are compared at once: the first and the last still meet."""
+    hashes = np.random.default_rng(0).integers(0, 2**63, 5000, dtype=np.uint64)
+    hashes[-1] = hashes[0] ^ np.uint64(0b101)
+    hashes[4000] = hashes[2500] ^ np.uint64(1 << 62)
+    assert list(near_pairs(hashes, 4)) == [(0, 4999, 2), (2500, 4000, 1)]

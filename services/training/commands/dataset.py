@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Column, Table
+from rich.text import Text
 
 from cra.services.training.commands.options import dataset_options, options_of
 from cra.services.training.data.dataset import BadDataError, DataSet, Problem
@@ -19,8 +19,9 @@ from cra.shared.settings import Settings
 
 _SHOWN = 50
 
-_out = Console()
-_err = Console(stderr=True)
+# Captions and file names stand there as they are: they hold brackets and colons too.
+_out = Console(markup=False, emoji=False, highlight=False)
+_err = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 @click.group()
@@ -106,8 +107,7 @@ def _print(found: DataSet, twice: list[Duplicate]) -> None:
         shown = Table("", *ids, "across groups", "")
         for one in twice[:_SHOWN]:
             across = "yes" if one.across_groups else ""
-            cells = (one.kind, one.first, one.second, across, one.detail)
-            shown.add_row(*map(escape, cells))
+            shown.add_row(one.kind, one.first, one.second, across, one.detail)
         _out.print(shown)
         _more(len(twice), "duplicates")
     _list(found.problems)
@@ -115,8 +115,7 @@ def _print(found: DataSet, twice: list[Duplicate]) -> None:
 
 def _list(problems: tuple[Problem, ...]) -> None:
     for problem in problems[:_SHOWN]:
-        where, message = escape(problem.where), escape(problem.message)
-        _err.print(f"[red]{where}[/] {message}", highlight=False)
+        _err.print(Text.assemble((problem.where, "red"), " ", problem.message))
     _more(len(problems), "problems")
 
 

@@ -180,7 +180,7 @@ def _tsv_images(file: Path, collector: Collector) -> Iterator[tuple[str, _Stored
         for number, line in enumerate(lines, 1):
             where = f"{file.name}:{number}"
             here, start = start, start + len(line)
-            if not line.strip():
+            if not line.strip(b" \r\n"):
                 continue
             key, tab, content = line.rstrip(b"\r\n").partition(b"\t")
             place = here + len(key) + len(tab)

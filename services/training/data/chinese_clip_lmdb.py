@@ -139,6 +139,10 @@ class _Environment:
         self._environment = lmdb.open(
             str(folder), readonly=True, create=False, lock=False, readahead=False
         )
+        pages = self._environment.info()["last_pgno"] + 1
+        if (folder / "data.mdb").stat().st_size < pages * self._environment.stat()["psize"]:
+            # The file is mapped: to touch what is missing would end the process.
+            raise lmdb.CorruptedError(f"{folder / 'data.mdb'} is cut short")
 
     @classmethod
     def open(cls, folder: Path) -> "_Environment":
