@@ -4,18 +4,15 @@ Shapes in this file: q captions, n images, d embedding dimension.
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from cra.services.training.data.dataset import DataSet
 from cra.services.training.features import Features
-from cra.services.training.metrics import recall_at_k
+from cra.services.training.metrics import rank_vectors
 from cra.services.training.tuning.captions import Captions
 from cra.shared.model.text_tower import TextModel, Tokenizer
-
-_QUERIES_AT_ONCE: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -59,13 +56,7 @@ class Validation:
 
     def _recall(self, queries: "_Queries", model: TextModel, device: str) -> float:
         texts_qd = queries.captions.encode_all(model, device)
-        total = 0.0
-        for start in range(0, len(texts_qd), _QUERIES_AT_ONCE):
-            part = slice(start, start + _QUERIES_AT_ONCE)
-            targets_q = queries.images_q[part]
-            scores_qn = texts_qd[part] @ self._features_nd.T
-            total += len(targets_q) * recall_at_k(scores_qn, targets_q, self._k)
-        return total / len(texts_qd)
+        return rank_vectors(texts_qd, self._features_nd, queries.images_q).recall_at_k(self._k)
 
 
 @dataclass(frozen=True)
