@@ -22,6 +22,7 @@ from PIL import Image as PillowImage
 from PIL import ImageOps
 
 from cra.services.training.data.dataset import Image
+from cra.shared.errors import NotFoundError
 from cra.shared.model.image_tower import ImageTower
 from cra.shared.model.pixels import BadImageError, prepare
 
@@ -55,7 +56,7 @@ def load(
         unit vectors, float32 of shape [v, n, d].
 
     Raises:
-        BadImageError: an image cannot be decoded; its id is in the message.
+        BadImageError: an image cannot be read or decoded; its id is in the message.
         ValueError: `views` is not positive.
     """
     if views < 1:
@@ -81,14 +82,16 @@ def _fill(
     done = view * len(images)
 
     def one(image: Image) -> tuple[bytes, npt.NDArray[np.uint8] | None]:
-        encoded = image.read()
-        key = hashlib.sha256(encoded).digest()
-        if key in store.vectors:
-            return key, None
         try:
+            encoded = image.read()
+            key = hashlib.sha256(encoded).digest()
+            if key in store.vectors:
+                return key, None
             return key, _pixels(encoded, tower, view, key)
         except BadImageError as error:
             raise BadImageError(error.reason, f"{image.image_id}: {error.message}") from error
+        except (OSError, NotFoundError) as error:
+            raise BadImageError("unreadable", f"{image.image_id}: {error}") from error
 
     with ThreadPoolExecutor(workers, "decode") as pool:
         for start in range(0, len(images), _BATCH):

@@ -88,10 +88,13 @@ def test_views_differ_and_are_always_the_same(tower: ImageTower, tmp_path: Path)
 
 
 def test_a_bad_image_is_named(tower: ImageTower, tmp_path: Path) -> None:
-    """An image that cannot be decoded ends it with its id, and what was done is kept."""
+    """An image that cannot be read or decoded ends it with its id, and what was done is kept."""
     bad = Image("halls/bad.jpg", "hall", (), lambda: b"no image")
     with pytest.raises(BadImageError, match=r"halls/bad\.jpg"):
         features.load([*IMAGES[:3], bad], tower, tmp_path)
+    gone = Image("halls/gone.jpg", "hall", (), (tmp_path / "gone.jpg").read_bytes)
+    with pytest.raises(BadImageError, match=r"halls/gone\.jpg"):
+        features.load([*IMAGES[:3], gone], tower, tmp_path)
     with pytest.raises(ValueError, match="views is 0"):
         features.load(IMAGES[:1], tower, tmp_path, views=0)
 
