@@ -25,7 +25,7 @@ def up() -> None:
     """Run the stack in the foreground until Ctrl-C or SIGTERM.
 
     Raises:
-        StackError: it cannot start; the message says why.
+        StackError: it, or one of its parts, cannot start; the message says why.
     """
     settings, local = environment.load()
     file = StateFile(local.data)
@@ -61,6 +61,8 @@ def up() -> None:
     runner.stop()
     file.clear()
     runner.say("stopped")
+    if runner.problem:
+        raise StackError(runner.problem)
 
 
 def launch() -> LocalSettings:
@@ -165,6 +167,7 @@ def _announce(
     while readiness.missing(questions):
         if stopping.wait(1):
             return
+    runner.settle()
     runner.say(f"everything is ready after {time.monotonic() - began:.0f} s")
 
 

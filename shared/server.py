@@ -29,6 +29,8 @@ from cra.shared.telemetry import configure_logging, new_id
 def run_service(name: str, main: Callable[[Settings], None]) -> None:
     """Read settings, set up logs and run a service; what keeps it from starting is one line.
 
+    It then exits with CANNOT_START if starting it again would end the same way, else with 1.
+
     Args:
         name: of the service, in its log lines.
         main: serves until SIGTERM.
@@ -40,8 +42,11 @@ def run_service(name: str, main: Callable[[Settings], None]) -> None:
         main(settings)
     except CraError as error:
         _log.error("cannot start", problem=error.message)
-        sys.exit(1)
+        sys.exit(CANNOT_START if isinstance(error, FailedPreconditionError) else 1)
 
+
+CANNOT_START: Final = 78
+"""Exit code of a service whose settings or model are at fault; EX_CONFIG of sysexits.h."""
 
 READINESS_PERIOD: Final = 2.0
 """Seconds between two checks of readiness."""

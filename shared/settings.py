@@ -23,14 +23,52 @@ def _check_token(token: SecretStr) -> SecretStr:
     return token
 
 
+def _check_bucket(name: str) -> str:
+    if not re.fullmatch("[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", name):
+        raise ValueError(
+            f"{name!r} is no bucket's name: that has 3 to 63 lower-case letters, digits, dots and "
+            "hyphens, and begins and ends with a letter or digit"
+        )
+    return name
+
+
+def _check_device(device: str) -> str:
+    if not re.fullmatch("auto|cpu|cuda(:[0-9]{1,3})?", device):
+        raise ValueError(f"{device!r} is none of `auto`, `cpu`, `cuda` and `cuda:N`")
+    return device
+
+
 Token = Annotated[SecretStr, AfterValidator(_check_token)]
+Bucket = Annotated[str, AfterValidator(_check_bucket)]
+Device = Annotated[str, AfterValidator(_check_device)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class Settings(BaseSettings):
-    """All settings, each with its meaning, read from the environment."""
+class EnvironmentSettings(BaseSettings):
+    """Settings that are read from the environment; `CRA_NAME` sets `name`."""
 
     model_config = SettingsConfigDict(env_prefix="CRA_", extra="ignore", frozen=True)
+
+    @classmethod
+    def load(cls, env_file: Path | None = None) -> Self:
+        """Read the settings; `env_file` too, whose values the environment overrules.
+
+        Raises:
+            FailedPreconditionError: names each variable that is wrong, never a secret's value.
+        """
+        try:
+            return cls(_env_file=env_file)
+        except ValidationError as error:
+            problems = [
+                f"CRA_{'_'.join(str(part) for part in one['loc']).upper()}: "
+                + one["msg"].removeprefix("Value error, ")
+                for one in error.errors(include_input=False, include_url=False)
+            ]
+            raise FailedPreconditionError("; ".join(problems)) from None
+
+
+class Settings(EnvironmentSettings):
+    """All settings, each with its meaning."""
 
     model: str = Field(
         "deploy/models/miniature",
@@ -43,7 +81,9 @@ class Settings(BaseSettings):
         "empty: `config.json` beside it",
     )
     model_cache: str = Field("", description="folder for downloaded models; empty: cn_clip's own")
-    device: str = Field("auto", description="`cpu`, `cuda`, `cuda:N`; auto: CUDA if there is one")
+    device: Device = Field(
+        "auto", description="`cpu`, `cuda`, `cuda:N`; auto: CUDA if there is one"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="arithmetic of the towers; auto: fp32 on CPU, bf16 or fp16 on CUDA"
     )
@@ -86,9 +126,8 @@ class Settings(BaseSettings):
         min_length=1,
         description="buckets whose images are indexed, separated by commas",
     )
-    releases_bucket: str = Field(
+    releases_bucket: Bucket = Field(
         "releases",
-        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
         description="bucket of text releases; never one of `CRA_BUCKETS`",
     )
     release_poll_seconds: float = Field(
@@ -141,28 +180,17 @@ class Settings(BaseSettings):
         "INFO", description="least severity that is logged"
     )
 
-    @classmethod
-    def load(cls, env_file: Path | None = None) -> Self:
-        """Read the settings; `env_file` too, whose values the environment overrules.
-
-        Raises:
-            FailedPreconditionError: names each variable that is wrong, never its value.
-        """
-        try:
-            return cls(_env_file=env_file)
-        except ValidationError as error:
-            problems = [
-                f"CRA_{'_'.join(str(part) for part in one['loc']).upper()}: {one['msg']}"
-                for one in error.errors(include_input=False, include_url=False)
-            ]
-            raise FailedPreconditionError("; ".join(problems)) from None
-
     @field_validator("buckets", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("buckets")
+    @classmethod
+    def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_check_bucket(name) for name in names)
 
     @field_validator("releases_bucket")
     @classmethod

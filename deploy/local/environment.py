@@ -10,9 +10,9 @@ from typing import Final, Literal
 
 from dotenv import dotenv_values
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from cra.shared.settings import Port, Settings
+from cra.shared.errors import FailedPreconditionError
+from cra.shared.settings import EnvironmentSettings, Port, Settings
 from deploy.local.ports import find_free, holder, is_free
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -36,10 +36,8 @@ def _port_of(setting: str) -> int:
     return port
 
 
-class LocalSettings(BaseSettings):
-    """Settings that only the local stack has; `CRA_NAME` sets `name`."""
-
-    model_config = SettingsConfigDict(env_prefix="CRA_", extra="ignore", frozen=True)
+class LocalSettings(EnvironmentSettings):
+    """Settings that only the local stack has."""
 
     data_dir: Path = Field(Path(".data"), description="folder of all data of the local stack")
     local_milvus: Literal["auto", "server", "lite"] = Field(
@@ -65,10 +63,17 @@ class LocalSettings(BaseSettings):
 
 
 def load() -> tuple[Settings, LocalSettings]:
-    """Put the env file's values below the environment's own and read the settings."""
+    """Put the env file's values below the environment's own and read the settings.
+
+    Raises:
+        StackError: names each variable that is wrong.
+    """
     for name, value in dotenv_values(ENV_FILE).items():
         os.environ.setdefault(name, value or "")
-    return Settings(), LocalSettings()
+    try:
+        return Settings.load(), LocalSettings.load()
+    except FailedPreconditionError as error:
+        raise StackError(error.message) from error
 
 
 def derive(settings: Settings, local: LocalSettings) -> dict[str, str]:
@@ -164,4 +169,4 @@ def join(local: LocalSettings) -> Settings:
     """Take over the variables of the stack that is up, and return its settings."""
     for name, value in dotenv_values(_running_file(local)).items():
         os.environ[name] = value or ""
-    return Settings()
+    return Settings.load()

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -22,11 +23,14 @@ from typing import Final
 from honcho.colour import get_colours
 from honcho.printer import Message, Printer
 
+from cra.shared.server import CANNOT_START
 from deploy.local.parts import Part
 from deploy.local.state import PartState, birth_of, kill_group
 
 BACKOFF: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before each restart; the last one from then on."""
+_TOLD: Final = 8
+"""Last lines of a part that are shown when it cannot start."""
 STEADY_SECONDS: Final = 60.0
 """A process that ran this long starts its backoff anew."""
 _LOG_BYTES: Final = 20 * 2**20
@@ -57,16 +61,19 @@ class _Kept:
         log: Path,
         say: Callable[[str, str], None],
         changed: Callable[[], None],
+        ended: Callable[[str, int, str], bool],
     ) -> None:
         self.part = part
         self._env, self._cwd = env, cwd
-        self._say, self._changed = say, changed
+        self._say, self._changed, self._ended = say, changed, ended
         self._log = logging.handlers.RotatingFileHandler(log, maxBytes=_LOG_BYTES, backupCount=2)
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._state = "waiting"
         self._starts = 0
         self._since = 0.0
+        self._lines: deque[str] = deque(maxlen=_TOLD)
+        """What it has written since it was last started."""
         self._thread = threading.Thread(target=self._keep, name=part.name, daemon=True)
 
     def start(self) -> None:
@@ -100,9 +107,10 @@ class _Kept:
         failures = 0
         while not self._stopping.is_set():
             began = time.monotonic()
-            outcome = self._run_once()
-            if self._stopping.is_set():
-                self._write_line(f"{outcome}")
+            code, outcome = self._run_once()
+            told = "\n".join(self._lines)
+            if self._stopping.is_set() or self._ended(self.part.name, code, told):
+                self._write_line(outcome)
                 break
             failures = 1 if time.monotonic() - began > STEADY_SECONDS else failures + 1
             delay = BACKOFF[min(failures, len(BACKOFF)) - 1]
@@ -112,8 +120,9 @@ class _Kept:
         self._set("stopped")
         self._log.close()
 
-    def _run_once(self) -> str:
+    def _run_once(self) -> tuple[int, str]:
         command = self.part.command
+        self._lines.clear()
         try:
             process = subprocess.Popen(  # noqa: S603  what the Procfile says
                 command,
@@ -125,7 +134,7 @@ class _Kept:
                 start_new_session=True,
             )
         except OSError as error:
-            return f"cannot start {shlex.join(command)}: {error}"
+            return 1, f"cannot start {shlex.join(command)}: {error}"
         self._process = process
         self._starts += 1
         self._since = time.time()
@@ -137,13 +146,15 @@ class _Kept:
         code = process.wait()
         kill_group(process.pid)
         reader.join(5)
-        return _outcome(code)
+        return code, _outcome(code)
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None  # noqa: S101  for the type checker
         with process.stdout as stream:
             for raw in stream:
-                self._write_line(raw.decode("utf-8", "replace").rstrip())
+                line = raw.decode("utf-8", "replace").rstrip()
+                self._lines.append(line)
+                self._write_line(line)
 
     def _write_line(self, line: str) -> None:
         self._say(self.part.name, line)
@@ -155,7 +166,7 @@ class _Kept:
 
 
 class Runner:
-    """Runs parts until asked to stop.
+    """Runs parts until asked to stop, or until one of them says at the start that it cannot.
 
     Args:
         parts: what to run, in the order of starting.
@@ -182,9 +193,12 @@ class Runner:
         colours = get_colours()
         self._colours = {part.name: next(colours) for part in parts}
         self._kept = [
-            _Kept(part, env, cwd, logs / f"{part.name}.log", self._say, self._changed)
+            _Kept(part, env, cwd, logs / f"{part.name}.log", self._say, self._changed, self._end)
             for part in parts
         ]
+        self._settled = threading.Event()
+        self.problem = ""
+        """Why a part cannot start, in its own words; empty if all can."""
         self._asked = threading.Event()
         self._hurried = threading.Event()
 
@@ -196,6 +210,10 @@ class Runner:
     def say(self, line: str) -> None:
         """Print a line of the stack itself."""
         self._console.write("stack", line)
+
+    def settle(self) -> None:
+        """Say that everything was ready: from now on a part that ends is always started again."""
+        self._settled.set()
 
     def ask_to_stop(self) -> None:
         """Make `wait` return; asked twice, `stop` kills at once."""
@@ -226,6 +244,14 @@ class Runner:
 
     def _say(self, name: str, line: str) -> None:
         self._console.write(name, line, self._colours[name])
+
+    def _end(self, name: str, code: int, told: str) -> bool:
+        """Note that a part has ended; return whether it is given up, and all others with it."""
+        if code != CANNOT_START or self._settled.is_set():
+            return False
+        self.problem = self.problem or f"{name} cannot start:\n{told}"
+        self._asked.set()
+        return True
 
     def _changed(self) -> None:
         with self._changed_lock:

@@ -62,6 +62,10 @@ def find_model(model: str, config: str = "", cache: Path | None = None) -> Model
         return ModelSource(model, checkpoint, packaged_config(_official_struct(model)))
     path = Path(model)
     checkpoint = path / "checkpoint.pt" if path.is_dir() else path
+    if model and path.is_dir() and not checkpoint.is_file():
+        raise FailedPreconditionError(
+            f"the folder {model!r} holds no model: {checkpoint} is missing"
+        )
     if not checkpoint.is_file():
         names = ", ".join(cn_clip_utils.available_models())
         raise FailedPreconditionError(f"no model {model!r}: neither a file nor one of {names}")
@@ -160,9 +164,18 @@ class Runtime:
 
     @classmethod
     def choose(cls, device: str = "auto", precision: Precision = "auto") -> "Runtime":
-        """Resolve `auto`: CUDA if there is one; fp32 on CPU, and bf16, or else fp16, on CUDA."""
+        """Resolve `auto`: CUDA if there is one; fp32 on CPU, and bf16, or else fp16, on CUDA.
+
+        Raises:
+            FailedPreconditionError: there is no such device.
+        """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        kind, _, number = device.partition(":")
+        if kind == "cuda" and int(number or 0) >= (count := torch.cuda.device_count()):
+            raise FailedPreconditionError(
+                f"there is no device {device!r}: torch sees {count} of CUDA"
+            )
         if precision == "auto":
             precision = "fp32"
             if device.startswith("cuda"):

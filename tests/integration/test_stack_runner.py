@@ -140,6 +140,36 @@ def test_a_program_that_does_not_exist_is_named(tmp_path: Path) -> None:
     runner.stop()
 
 
+def test_a_part_that_can_never_start_stops_the_stack(harness: Callable[..., Harness]) -> None:
+    """It is not started for ever; the reason is what it wrote last."""
+    stack = harness(hopeless="print('no model', flush=True); raise SystemExit(78)", fine=SLEEPER)
+    stack.runner.wait()
+    assert stack.runner.problem == "hopeless cannot start:\nno model"
+    stack.runner.stop()
+    state = stack.state("hopeless")
+    assert state is not None
+    assert (state.state, state.starts) == ("stopped", 1)
+
+
+def test_once_everything_was_ready_every_part_is_started_again(
+    harness: Callable[..., Harness], tmp_path: Path
+) -> None:
+    """What keeps one of them away may be over soon, and the others go on meanwhile."""
+    flag = tmp_path / "flag"
+    waits = (
+        f"import pathlib, time; print('up', flush=True); flag = pathlib.Path({str(flag)!r})\n"
+        "while not flag.exists(): time.sleep(0.01)\n"
+        "raise SystemExit(78)"
+    )
+    stack = harness(part=waits)
+    stack.running("part")
+    stack.runner.settle()
+    flag.touch()
+    log = "ended with code 78; starting again in 1 s"
+    wait_until(lambda: log in stack.log("part"), "it is to be started again")
+    assert stack.runner.problem == ""
+
+
 def test_leftovers_of_a_killed_stack_are_found_and_killed(tmp_path: Path) -> None:
     """A stack that was itself killed does not block the next one."""
     process = subprocess.Popen([sys.executable, "-c", SLEEPER], start_new_session=True)

@@ -12,7 +12,13 @@ from cn_clip.clip import utils
 from cn_clip.clip.model import CLIP
 
 from cra.shared.errors import FailedPreconditionError
-from cra.shared.model.checkpoints import packaged_config, find_model, load_clip, save_checkpoint
+from cra.shared.model.checkpoints import (
+    Runtime,
+    find_model,
+    load_clip,
+    packaged_config,
+    save_checkpoint,
+)
 from cra.shared.model.image_tower import ImageTower
 from cra.shared.model.pixels import Preprocessing, prepare
 from cra.shared.model.text_tower import TextTower
@@ -123,6 +129,7 @@ def test_a_config_that_does_not_do(harm: Callable[[Path], None], words: str, fol
         ("no/such/model", "", "no model 'no/such/model'.*ViT-B-16"),
         ("ViT-B-17", "", "no model 'ViT-B-17'"),
         ("", "", "no model ''"),
+        ("{folder}/..", "", r"the folder '.*' holds no model: .*checkpoint\.pt is missing"),
         ("{folder}/checkpoint.pt", "{folder}/none.json", "is missing: .*none.json"),
         ("{folder}/checkpoint.pt", "ViT-B-99@RBT3-chinese", "no model config 'ViT-B-99'"),
         ("{folder}/checkpoint.pt", "ViT-B-16@", "no model config ''"),
@@ -245,3 +252,9 @@ def test_an_official_shape_by_its_name(tmp_path: Path) -> None:
         reference.encode_images([*map(decode, files)]),
         atol=TOLERANCE,
     )
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    """Before any weights are moved to it."""
+    with pytest.raises(FailedPreconditionError, match="no device 'cuda:99': torch sees"):
+        Runtime.choose("cuda:99")

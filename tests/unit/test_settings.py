@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from cra.shared.errors import FailedPreconditionError
 from cra.shared.settings import Settings
 from tests.unit import settings_table
 
@@ -51,6 +52,10 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
         ("log_level", "LOUD"),
         ("buckets", ""),
         ("buckets", " , "),
+        ("buckets", "images,UPPER"),
+        ("buckets", "ab"),
+        ("device", "tpu"),
+        ("device", "cuda:"),
         ("releases_bucket", ""),
         ("releases_bucket", "Releases"),
         ("releases_bucket", "images"),
@@ -79,7 +84,8 @@ def test_a_bad_value_is_refused_by_name(
         ("drain_seconds", "0", 0.0),
         ("s3_secure", "true", True),
         ("buckets", "images", ("images",)),
-        ("buckets", "a, b ,c,", ("a", "b", "c")),
+        ("buckets", "one, two.3 ,f-4,", ("one", "two.3", "f-4")),
+        ("device", "cuda:1", "cuda:1"),
         ("log_level", "DEBUG", "DEBUG"),
     ],
 )
@@ -89,6 +95,24 @@ def test_the_environment_sets(
     """`CRA_NAME` sets `name`, typed."""
     monkeypatch.setenv(f"CRA_{name.upper()}", value)
     assert getattr(Settings(), name) == expected
+
+
+def test_what_is_wrong_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each variable by its own name with its rule, and no secret's value."""
+    for name, value in (
+        ("BUCKETS", "images,UPPER"), ("DEVICE", "tpu"), ("GATEWAY_PORT", "0"),
+        ("SERVICE_TOKEN", "two words"),
+    ):  # fmt: skip
+        monkeypatch.setenv(f"CRA_{name}", value)
+    with pytest.raises(FailedPreconditionError) as caught:
+        Settings.load()
+    told = caught.value.message
+    assert "CRA_BUCKETS: 'UPPER' is no bucket's name: that has 3 to 63 lower-case letters" in told
+    assert "CRA_DEVICE: 'tpu' is none of `auto`, `cpu`, `cuda` and `cuda:N`" in told
+    assert "CRA_GATEWAY_PORT: " in told
+    assert "CRA_SERVICE_TOKEN: " in told
+    assert "two words" not in told
+    assert "\n" not in told
 
 
 def test_defaults_are_valid() -> None:
