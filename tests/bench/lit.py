@@ -57,7 +57,7 @@ class _Theirs:
         self._batches = [
             (image, tokenize(list(text)), torch.zeros(len(image)))
             for image, text in zip(
-                images.split(BATCH),
+                torch.split(images, BATCH),
                 [texts[i : i + BATCH] for i in range(0, len(texts), BATCH)],
                 strict=True,
             )
@@ -159,7 +159,7 @@ def run(rounds: int) -> Comparison:
     begun = time.perf_counter()
     model.eval()
     with torch.inference_mode():
-        encoded = torch.cat([model.encode_image(part) for part in images.split(BATCH)])
+        encoded = torch.cat([model.encode_image(part) for part in torch.split(images, BATCH)])
         features_nd = functional.normalize(encoded, dim=-1).numpy()
     caching = time.perf_counter() - begun
     dataset = DataSet(

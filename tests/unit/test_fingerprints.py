@@ -102,7 +102,7 @@ def test_the_normaliser_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_both_towers_agree_and_arithmetic_is_no_part(folder: Path) -> None:
     """Text and image process name the same image tower, in fp32 and in bf16."""
     source = find_model(str(folder))
-    towers = [
+    towers: list[TextTower | ImageTower] = [
         TextTower(source, "cpu"),
         ImageTower(source, "cpu"),
         ImageTower(source, "cpu", "bf16"),

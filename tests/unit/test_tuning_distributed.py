@@ -57,7 +57,7 @@ def test_processes_together_do_the_step_of_one(tmp_path: Path, world: int, negat
     model = make_checkpoint(tmp_path / "base")
     settings = changed(negatives=negatives)
     alone = _learn(find_model(str(model)), tmp_path / "features", settings)
-    multiprocessing.spawn(
+    multiprocessing.spawn(  # type: ignore[attr-defined, no-untyped-call]
         _process, args=(world, tmp_path, str(model), settings), nprocs=world, join=True
     )
     for rank in range(world):
