@@ -7,6 +7,7 @@ import click
 import grpc
 from google.protobuf.message import Message
 from rich.table import Table
+from rich.text import Text
 
 from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.ingest.v1 import ingest_pb2_grpc as ingest_grpc
@@ -16,6 +17,7 @@ from cra.shared.errors import CraError
 from cra.shared.settings import Settings
 
 SERVICE: Final = "cra.ingest.v1.IngestService"
+_WITHOUT_INDEX: Final = {"objects", "waiting", "failed"}
 
 
 @click.command()
@@ -28,18 +30,9 @@ def status(settings: Settings, refresh: bool, as_json: bool) -> None:
     if as_json:
         print_message(response)
         return
-    shown = table("", "")
-    shown.show_header = False
-    for name in (
-        "objects", "indexed", "waiting", "failed", "unaccounted", "stale", "orphaned", "rate",
-        "image_tower",
-    ):  # fmt: skip
-        value = getattr(response, name)
-        shown.add_row(name, f"{value:.1f}/s" if name == "rate" else str(value))
-    finished = response.last_reconcile.finished_at
-    shown.add_row("last reconcile", finished.ToJsonString() if finished.seconds else "never")
-    shown.add_row("as of", response.as_of.ToJsonString())
-    out.print(shown)
+    out.print(_counts(response))
+    for problem in response.down:
+        err.print(Text.assemble(("down", "red"), f": {problem}"))
 
 
 @click.command()
@@ -97,6 +90,20 @@ def reconcile(settings: Settings, dry_run: bool, allow_mass_deletion: bool, as_j
         f"{summary.objects} objects: {summary.missing} missing, {summary.stale} stale, "
         f"{summary.orphaned} orphaned{done}"
     )
+
+
+def _counts(response: ingest.GetStatusResponse) -> Table:
+    shown = table("", "")
+    shown.show_header = False
+    for name in ("objects", "indexed", "waiting", "failed", "unaccounted", "stale", "orphaned"):
+        known = name in _WITHOUT_INDEX or response.HasField(name)
+        shown.add_row(name, str(getattr(response, name)) if known else "unknown")
+    shown.add_row("rate", f"{response.rate:.1f}/s")
+    shown.add_row("image_tower", response.image_tower or "unknown")
+    finished = response.last_reconcile.finished_at
+    shown.add_row("last reconcile", finished.ToJsonString() if finished.seconds else "never")
+    shown.add_row("as of", response.as_of.ToJsonString())
+    return shown
 
 
 def _failures(found: Iterable[ingest.Failure]) -> Table:

@@ -1,9 +1,10 @@
 """A search request, checked: what is wrong with it is said here, field by field."""
 
 import hashlib
-import math
 from dataclasses import dataclass
 from typing import Final, Literal
+
+import numpy as np
 
 from cra.search.v1 import search_pb2 as pb
 from cra.shared.domain import ObjectRef, SearchFilter
@@ -77,7 +78,8 @@ def parse(request: pb.SearchRequest) -> Query:
         if not (0 < abs(weight) <= MAX_WEIGHT):  # also false for NaN
             raise InvalidArgumentError(
                 f"{field}.weight",
-                f"is {weight}; it must not be zero and lie from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}",
+                f"is {_shortest(weight)}; it must not be zero and lie from -{MAX_WEIGHT:g} to "
+                f"{MAX_WEIGHT:g}",
             )
         terms.append(_term(term, weight, f"{field}."))
     if not terms:
@@ -87,7 +89,7 @@ def parse(request: pb.SearchRequest) -> Query:
         raise InvalidArgumentError("top_k", f"is {top_k}; 1 to {MAX_TOP_K} are allowed")
     min_score = request.min_score if request.HasField("min_score") else None
     if min_score is not None and not -1.0 <= min_score <= 1.0:
-        raise InvalidArgumentError("min_score", f"is {min_score}; -1 to 1 are allowed")
+        raise InvalidArgumentError("min_score", f"is {_shortest(min_score)}; -1 to 1 are allowed")
     return Query(
         terms=tuple(terms),
         top_k=top_k,
@@ -147,6 +149,11 @@ def _filter(given: pb.Filter) -> SearchFilter:
     )
 
 
+def _shortest(value: float) -> str:
+    """Return a `float` of a message as its caller wrote it, not as the double that is nearest."""
+    return str(np.float32(value))
+
+
 def _at_most(field: str, count: int, most: int) -> None:
     if count > most:
         raise InvalidArgumentError(field, f"has {count} entries; at most {most} are allowed")
@@ -156,10 +163,14 @@ def _seconds(given: pb.Filter, name: Literal["ingested_after", "ingested_before"
     if not given.HasField(name):
         return None
     stamp = getattr(given, name)
-    seconds: float = stamp.seconds + stamp.nanos / 1e9
     # The years 1 to 9999, which is what a Timestamp can mean.
-    if not (-62_135_596_800 <= seconds < 253_402_300_800) or not math.isfinite(seconds):
+    if not -62_135_596_800 <= stamp.seconds < 253_402_300_800:
         raise InvalidArgumentError(f"filter.{name}", "is no time between the years 1 and 9999")
+    if not 0 <= stamp.nanos < 10**9:
+        raise InvalidArgumentError(
+            f"filter.{name}.nanos", f"is {stamp.nanos}; 0 to 999999999 are allowed"
+        )
+    seconds: float = stamp.seconds + stamp.nanos / 1e9
     return seconds
 
 

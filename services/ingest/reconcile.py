@@ -1,6 +1,7 @@
 """Comparing buckets and index: what differs is put in line, what is there is counted."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Final
@@ -9,14 +10,16 @@ import structlog
 
 from cra.services.ingest.ledger import Ledger
 from cra.shared.domain import ObjectRef, Version
-from cra.shared.errors import AbortedError
-from cra.shared.ports import Encoder, ObjectStore, VectorStore
+from cra.shared.errors import AbortedError, DeadlineExceededError, UnavailableError
+from cra.shared.ports import Encoder, ImageTowerInfo, ObjectStore, VectorStore
 
 FEW_ORPHANS: Final = 20
 """So many vectors are removed whatever their share: in a small index any number is a large one."""
 
 PROGRESS_EVERY: Final = 1000
 """Objects between two reports."""
+
+_DOWN: Final = (UnavailableError, DeadlineExceededError)
 
 _log = structlog.get_logger()
 
@@ -35,19 +38,25 @@ class Summary:
 
 @dataclass(frozen=True)
 class Status:
-    """How far the index follows the buckets, counted object by object."""
+    """How far the index follows the buckets, counted object by object.
+
+    What needs the index is None while that cannot be counted: an outage is no zero.
+    """
 
     objects: int
-    indexed: int
+    indexed: int | None
     waiting: int
     failed: int
-    unaccounted: int
-    stale: int
-    orphaned: int
+    unaccounted: int | None
+    stale: int | None
+    orphaned: int | None
     rate: float
     last_reconcile: Summary | None
     as_of: float
     image_tower: str
+    """Whose index was counted; empty if none was ever seen."""
+    down: tuple[str, ...]
+    """What does not answer, one sentence each."""
 
 
 class Reconciler:
@@ -70,6 +79,7 @@ class Reconciler:
         self._buckets = buckets
         self._max_deletion_share = max_deletion_share
         self._wake = wake
+        self._last_tower: ImageTowerInfo | None = None
 
     def reconcile(
         self, *, dry_run: bool = False, allow_mass_deletion: bool = False
@@ -109,47 +119,66 @@ class Reconciler:
         yield summary
 
     def status(self) -> Status:
-        """Count every object of the buckets under exactly one heading."""
+        """Count every object of the buckets under exactly one heading.
+
+        Without the encoder, the index of the tower that it served last is counted; without the
+        index, what is known without it.
+        """
         as_of = time.time()
-        tower = self._tower()
         # What is taken off the line while we count was in it before, and what is put in line
         # while we count is in it after.
         waiting = self._ledger.waiting()
         failures = {f.ref: f.version for f in self._ledger.failures()}
-        index = self._index()
+        tower, index, down = self._index_if_up()
         listing = dict(self._listing())
         waiting |= self._ledger.waiting()
         failures |= {f.ref: f.version for f in self._ledger.failures()}
-        counts = {"indexed": 0, "waiting": 0, "failed": 0, "unaccounted": 0}
-        for ref, version in listing.items():
-            if index.get(ref) == version:
-                counts["indexed"] += 1
-            elif ref in waiting:
-                counts["waiting"] += 1
-            elif failures.get(ref) == version:
-                counts["failed"] += 1
-            else:
-                counts["unaccounted"] += 1
+        counts = Counter(
+            "indexed" if index is not None and index.get(ref) == version
+            else "waiting" if ref in waiting
+            else "failed" if failures.get(ref) == version
+            else "unaccounted"
+            for ref, version in listing.items()
+        )  # fmt: skip
         last = self._ledger.last_reconcile()
         return Status(
             objects=len(listing),
-            **counts,
-            stale=sum(ref in listing and listing[ref] != v for ref, v in index.items()),
-            orphaned=sum(ref not in listing for ref in index),
+            indexed=None if index is None else counts["indexed"],
+            waiting=counts["waiting"],
+            failed=counts["failed"],
+            unaccounted=None if index is None else counts["unaccounted"],
+            stale=None
+            if index is None
+            else sum(ref in listing and listing[ref] != v for ref, v in index.items()),
+            orphaned=None if index is None else sum(ref not in listing for ref in index),
             rate=self._ledger.rate(),
             last_reconcile=Summary(**last) if last else None,  # type: ignore[arg-type]
             as_of=as_of,
             image_tower=tower,
+            down=tuple(down),
         )
 
-    def _tower(self) -> str:
-        """Return the fingerprint of the image tower, its collection being there."""
-        tower = self._encoder.models().image_tower
-        self._vectors.ensure_collection(tower.fingerprint, tower.dimension)
-        return tower.fingerprint
-
     def _index(self) -> dict[ObjectRef, Version]:
-        return {entry.ref: entry.version for entry in self._vectors.entries(self._tower())}
+        return self._entries(self._encoder.models().image_tower)
+
+    def _index_if_up(self) -> tuple[str, dict[ObjectRef, Version] | None, list[str]]:
+        """Return the fingerprint of the image tower, what is indexed, and what does not answer."""
+        down = []
+        try:
+            self._last_tower = self._encoder.models().image_tower
+        except _DOWN as error:
+            down.append(error.message)
+        if self._last_tower is None:
+            return "", None, down
+        fingerprint = self._last_tower.fingerprint
+        try:
+            return fingerprint, self._entries(self._last_tower), down
+        except _DOWN as error:
+            return fingerprint, None, [*down, error.message]
+
+    def _entries(self, tower: ImageTowerInfo) -> dict[ObjectRef, Version]:
+        self._vectors.ensure_collection(tower.fingerprint, tower.dimension)
+        return {entry.ref: entry.version for entry in self._vectors.entries(tower.fingerprint)}
 
     def _listing(self) -> Iterator[tuple[ObjectRef, Version]]:
         for bucket in self._buckets:

@@ -67,6 +67,7 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
             last_reconcile=_summary(status.last_reconcile) if status.last_reconcile else None,
             as_of=_timestamp(status.as_of),
             image_tower=status.image_tower,
+            down=status.down,
         )
 
     def ListFailures(
@@ -76,6 +77,8 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         if not 1 <= size <= MAX_PAGE:
             raise InvalidArgumentError("page_size", f"is {size}; 1 to {MAX_PAGE} are allowed")
         # The token is the last image_id of the page before: the list is ordered by it.
+        if request.page_token:
+            ObjectRef.parse(request.page_token, "page_token")
         rest = [f for f in self._ledger.failures() if f.ref.image_id > request.page_token]
         page = rest[:size]
         return pb.ListFailuresResponse(

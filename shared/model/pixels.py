@@ -126,21 +126,22 @@ def _open(encoded: bytes) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise BadImageError("too_many_pixels", _pixel_limit(str(error))) from error
+        # Its words name its own limit, not ours.
+        raise BadImageError("too_many_pixels", _pixel_limit()) from error
     except Exception as error:  # decoders raise nearly anything on hostile bytes
         raise BadImageError(
             "not_an_image", f"not an image of a known format ({', '.join(FORMATS)})"
         ) from error
     size = f"{image.width} x {image.height}"
     if image.width * image.height > MAX_PIXELS:
-        raise BadImageError("too_many_pixels", _pixel_limit(size))
+        raise BadImageError("too_many_pixels", _pixel_limit(f": {size}"))
     if max(image.size) > MAX_SIDE:
         raise BadImageError("too_long", f"too long: {size}; a side has at most {MAX_SIDE} pixels")
     return image
 
 
-def _pixel_limit(found: str) -> str:
-    return f"too many pixels: {found}; at most {MAX_PIXELS} are allowed"
+def _pixel_limit(found: str = "") -> str:
+    return f"too many pixels{found}; at most {MAX_PIXELS} are allowed"
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ from cra.search.v1 import search_pb2 as search
 from cra.services.cli import console
 from cra.services.cli.__main__ import _hits, main
 from cra.services.cli.comparison import Compared, Mover
-from cra.services.cli.ingest import _failures
+from cra.services.cli.ingest import _counts, _failures
 from cra.services.cli.releases import _table_of_queries, _warn
 
 HOSTILE = ("plan[/red].jpg", "[bold]x", ":smile:.png", "[red]", "a\\[b]")
@@ -52,6 +52,15 @@ def test_a_long_image_id_is_folded(capsys: pytest.CaptureFixture[str]) -> None:
     console.out.print(_failures([failure]))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     assert "".join(line.split("│")[1].strip() for line in lines) == image_id
+
+
+def test_what_cannot_be_counted_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the index no zero stands where nobody knows; a zero that was counted is one."""
+    text = printed(_counts(ingest.GetStatusResponse(objects=3, indexed=0)), capsys)
+    assert "objects3" in text
+    assert "indexed0" in text
+    assert "unaccountedunknown" in text
+    assert "waiting0" in text
 
 
 def test_put_refuses_a_bucket_that_nobody_indexes(tmp_path: Path) -> None:

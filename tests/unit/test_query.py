@@ -59,7 +59,10 @@ def _refused(request: pb.SearchRequest) -> InvalidArgumentError:
         pytest.param(_filtered(key_prefix="钥" * 341 + "k"), id="key_prefix"),
         pytest.param(_filtered(metadata=_metadata(16, 64)), id="metadata"),
         pytest.param(_filtered(ingested_after={"seconds": -62_135_596_800}), id="the first second"),
-        pytest.param(_filtered(ingested_before={"seconds": 253_402_300_799}), id="the last second"),
+        pytest.param(
+            _filtered(ingested_before={"seconds": 253_402_300_799, "nanos": 999_999_999}),
+            id="the last nanosecond",
+        ),
     ],
 )
 def test_at_the_limit(request_message: pb.SearchRequest) -> None:
@@ -98,7 +101,7 @@ def test_at_the_limit(request_message: pb.SearchRequest) -> None:
         (_request(top_k=-1), "top_k", "1 to 200"),
         (_request(top_k=201), "top_k", "1 to 200"),
         (_request(min_score=-1.001), "min_score", "-1 to 1"),
-        (_request(min_score=1.001), "min_score", "-1 to 1"),
+        (_request(min_score=1.001), "min_score", "is 1.001; -1 to 1"),
         (_request(min_score=math.nan), "min_score", "-1 to 1"),
         (_filtered(buckets=["b"] * 65), "filter.buckets", "at most 64"),
         (_filtered(buckets=["b", "b" * 64]), "filter.buckets[1]", "at most 63"),
@@ -110,6 +113,16 @@ def test_at_the_limit(request_message: pb.SearchRequest) -> None:
             _filtered(ingested_after={"seconds": -62_135_596_801}),
             "filter.ingested_after",
             "between the years 1 and 9999",
+        ),
+        (
+            _filtered(ingested_after={"seconds": 5, "nanos": 1_000_000_000}),
+            "filter.ingested_after.nanos",
+            "0 to 999999999",
+        ),
+        (
+            _filtered(ingested_before={"seconds": 5, "nanos": -1}),
+            "filter.ingested_before.nanos",
+            "0 to 999999999",
         ),
         (
             _filtered(ingested_before={"seconds": 253_402_300_800}),

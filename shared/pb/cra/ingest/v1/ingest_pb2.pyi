@@ -54,12 +54,15 @@ class GetStatusResponse(_message.Message):
     LAST_RECONCILE_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     IMAGE_TOWER_FIELD_NUMBER: _builtins.int
+    DOWN_FIELD_NUMBER: _builtins.int
     objects: _builtins.int
     """Objects in the buckets, by listing them."""
     indexed: _builtins.int
-    """Objects whose current version is in the index."""
+    """Objects whose current version is in the index. Not set, as all that needs the index, while
+    the index cannot be counted.
+    """
     waiting: _builtins.int
-    """Objects in line."""
+    """Objects in line; while the index cannot be counted, those too that are indexed already."""
     failed: _builtins.int
     """Objects on the failure list at their current version."""
     unaccounted: _builtins.int
@@ -73,7 +76,9 @@ class GetStatusResponse(_message.Message):
     rate: _builtins.float
     """Objects synced a second, over the last minute."""
     image_tower: _builtins.str
-    """Fingerprint of the image tower whose index was counted."""
+    """Fingerprint of the image tower whose index was counted; the one last seen while the embedding
+    service does not answer, and empty if none was.
+    """
     @_builtins.property
     def last_reconcile(self) -> Global___ReconcileSummary:
         """The last reconcile that ended; not set if none has."""
@@ -82,26 +87,46 @@ class GetStatusResponse(_message.Message):
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """When the counting began."""
 
+    @_builtins.property
+    def down(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What does not answer, one sentence each; empty if all is well."""
+
     def __init__(
         self,
         *,
         objects: _builtins.int = ...,
-        indexed: _builtins.int = ...,
+        indexed: _builtins.int | None = ...,
         waiting: _builtins.int = ...,
         failed: _builtins.int = ...,
-        unaccounted: _builtins.int = ...,
-        stale: _builtins.int = ...,
-        orphaned: _builtins.int = ...,
+        unaccounted: _builtins.int | None = ...,
+        stale: _builtins.int | None = ...,
+        orphaned: _builtins.int | None = ...,
         rate: _builtins.float = ...,
         last_reconcile: Global___ReconcileSummary | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
         image_tower: _builtins.str = ...,
+        down: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "last_reconcile", b"last_reconcile"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_indexed", b"_indexed", "_orphaned", b"_orphaned", "_stale", b"_stale", "_unaccounted", b"_unaccounted", "as_of", b"as_of", "indexed", b"indexed", "last_reconcile", b"last_reconcile", "orphaned", b"orphaned", "stale", b"stale", "unaccounted", b"unaccounted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "failed", b"failed", "image_tower", b"image_tower", "indexed", b"indexed", "last_reconcile", b"last_reconcile", "objects", b"objects", "orphaned", b"orphaned", "rate", b"rate", "stale", b"stale", "unaccounted", b"unaccounted", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_indexed", b"_indexed", "_orphaned", b"_orphaned", "_stale", b"_stale", "_unaccounted", b"_unaccounted", "as_of", b"as_of", "down", b"down", "failed", b"failed", "image_tower", b"image_tower", "indexed", b"indexed", "last_reconcile", b"last_reconcile", "objects", b"objects", "orphaned", b"orphaned", "rate", b"rate", "stale", b"stale", "unaccounted", b"unaccounted", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__indexed: _TypeAlias = _typing.Literal["indexed"]  # noqa: Y015
+    _WhichOneofArgType__indexed: _TypeAlias = _typing.Literal["_indexed", b"_indexed"]  # noqa: Y015
+    _WhichOneofReturnType__orphaned: _TypeAlias = _typing.Literal["orphaned"]  # noqa: Y015
+    _WhichOneofArgType__orphaned: _TypeAlias = _typing.Literal["_orphaned", b"_orphaned"]  # noqa: Y015
+    _WhichOneofReturnType__stale: _TypeAlias = _typing.Literal["stale"]  # noqa: Y015
+    _WhichOneofArgType__stale: _TypeAlias = _typing.Literal["_stale", b"_stale"]  # noqa: Y015
+    _WhichOneofReturnType__unaccounted: _TypeAlias = _typing.Literal["unaccounted"]  # noqa: Y015
+    _WhichOneofArgType__unaccounted: _TypeAlias = _typing.Literal["_unaccounted", b"_unaccounted"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__indexed) -> _WhichOneofReturnType__indexed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__orphaned) -> _WhichOneofReturnType__orphaned | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stale) -> _WhichOneofReturnType__stale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unaccounted) -> _WhichOneofReturnType__unaccounted | None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
 
@@ -114,6 +139,7 @@ class ListFailuresRequest(_message.Message):
     page_size: _builtins.int
     """1 to 1,000; 0 means 100."""
     page_token: _builtins.str
+    """next_page_token of the page before."""
     def __init__(
         self,
         *,

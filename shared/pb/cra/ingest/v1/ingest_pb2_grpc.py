@@ -71,7 +71,8 @@ class IngestServiceServicer:
     """
 
     def GetStatus(self, request, context):
-        """GetStatus counts objects. objects = indexed + waiting + failed + unaccounted.
+        """GetStatus counts objects. objects = indexed + waiting + failed + unaccounted, while the index
+        can be counted; see `down`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

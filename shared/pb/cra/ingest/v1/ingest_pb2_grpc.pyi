@@ -37,7 +37,9 @@ class IngestServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> IngestServiceAsyncStub: ...
     GetStatus: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.GetStatusRequest, _ingest_pb2.GetStatusResponse]
-    """GetStatus counts objects. objects = indexed + waiting + failed + unaccounted."""
+    """GetStatus counts objects. objects = indexed + waiting + failed + unaccounted, while the index
+    can be counted; see `down`.
+    """
     ListFailures: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.ListFailuresRequest, _ingest_pb2.ListFailuresResponse]
     """ListFailures pages through the objects that cannot be indexed, by image_id."""
     RetryFailures: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.RetryFailuresRequest, _ingest_pb2.RetryFailuresResponse]
@@ -61,7 +63,9 @@ class IngestServiceAsyncStub(IngestServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStatus: _aio.UnaryUnaryMultiCallable[_ingest_pb2.GetStatusRequest, _ingest_pb2.GetStatusResponse]  # type: ignore[assignment]
-    """GetStatus counts objects. objects = indexed + waiting + failed + unaccounted."""
+    """GetStatus counts objects. objects = indexed + waiting + failed + unaccounted, while the index
+    can be counted; see `down`.
+    """
     ListFailures: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ListFailuresRequest, _ingest_pb2.ListFailuresResponse]  # type: ignore[assignment]
     """ListFailures pages through the objects that cannot be indexed, by image_id."""
     RetryFailures: _aio.UnaryUnaryMultiCallable[_ingest_pb2.RetryFailuresRequest, _ingest_pb2.RetryFailuresResponse]  # type: ignore[assignment]
@@ -88,7 +92,9 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_pb2.GetStatusResponse, _abc.Awaitable[_ingest_pb2.GetStatusResponse]]:
-        """GetStatus counts objects. objects = indexed + waiting + failed + unaccounted."""
+        """GetStatus counts objects. objects = indexed + waiting + failed + unaccounted, while the index
+        can be counted; see `down`.
+        """
 
     @_abc_1.abstractmethod
     def ListFailures(

@@ -58,7 +58,8 @@ class SearchServiceServicer:
     """
 
     def Search(self, request, context):
-        """Search answers one query. A message may hold up to 16 MiB.
+        """Search answers one query. A message may hold up to 16 MiB; a larger one is RESOURCE_EXHAUSTED
+        without RetryInfo, since it is refused before it is read, and is not worth a retry.
 
         INVALID_ARGUMENT: a field is out of its limits, a picture cannot be read, the terms sum to
         zero, or a page token does not fit the request. NOT_FOUND: unknown image_id or text_release.
@@ -72,7 +73,8 @@ class SearchServiceServicer:
     def SearchStream(self, request_iterator, context):
         """SearchStream answers many queries over one stream, each as soon as it is ready and so not
         always in order: match them by request_id. One bad query is answered with its error and
-        never ends the stream.
+        never ends the stream. What does end it is a message of over 16 MiB, with RESOURCE_EXHAUSTED:
+        it is refused before it is read, so nobody knows which query it was.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,8 @@ class SearchServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SearchServiceAsyncStub: ...
     Search: _grpc.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]
-    """Search answers one query. A message may hold up to 16 MiB.
+    """Search answers one query. A message may hold up to 16 MiB; a larger one is RESOURCE_EXHAUSTED
+    without RetryInfo, since it is refused before it is read, and is not worth a retry.
 
     INVALID_ARGUMENT: a field is out of its limits, a picture cannot be read, the terms sum to
     zero, or a page token does not fit the request. NOT_FOUND: unknown image_id or text_release.
@@ -48,7 +49,8 @@ class SearchServiceStub:
     SearchStream: _grpc.StreamStreamMultiCallable[_search_pb2.SearchStreamRequest, _search_pb2.SearchStreamResponse]
     """SearchStream answers many queries over one stream, each as soon as it is ready and so not
     always in order: match them by request_id. One bad query is answered with its error and
-    never ends the stream.
+    never ends the stream. What does end it is a message of over 16 MiB, with RESOURCE_EXHAUSTED:
+    it is refused before it is read, so nobody knows which query it was.
     """
 
 @_typing.type_check_only
@@ -61,7 +63,8 @@ class SearchServiceAsyncStub(SearchServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
-    """Search answers one query. A message may hold up to 16 MiB.
+    """Search answers one query. A message may hold up to 16 MiB; a larger one is RESOURCE_EXHAUSTED
+    without RetryInfo, since it is refused before it is read, and is not worth a retry.
 
     INVALID_ARGUMENT: a field is out of its limits, a picture cannot be read, the terms sum to
     zero, or a page token does not fit the request. NOT_FOUND: unknown image_id or text_release.
@@ -71,7 +74,8 @@ class SearchServiceAsyncStub(SearchServiceStub):
     SearchStream: _aio.StreamStreamMultiCallable[_search_pb2.SearchStreamRequest, _search_pb2.SearchStreamResponse]  # type: ignore[assignment]
     """SearchStream answers many queries over one stream, each as soon as it is ready and so not
     always in order: match them by request_id. One bad query is answered with its error and
-    never ends the stream.
+    never ends the stream. What does end it is a message of over 16 MiB, with RESOURCE_EXHAUSTED:
+    it is refused before it is read, so nobody knows which query it was.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -87,7 +91,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.SearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.SearchResponse, _abc.Awaitable[_search_pb2.SearchResponse]]:
-        """Search answers one query. A message may hold up to 16 MiB.
+        """Search answers one query. A message may hold up to 16 MiB; a larger one is RESOURCE_EXHAUSTED
+        without RetryInfo, since it is refused before it is read, and is not worth a retry.
 
         INVALID_ARGUMENT: a field is out of its limits, a picture cannot be read, the terms sum to
         zero, or a page token does not fit the request. NOT_FOUND: unknown image_id or text_release.
@@ -103,7 +108,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_search_pb2.SearchStreamResponse], _abc.AsyncIterator[_search_pb2.SearchStreamResponse]]:
         """SearchStream answers many queries over one stream, each as soon as it is ready and so not
         always in order: match them by request_id. One bad query is answered with its error and
-        never ends the stream.
+        never ends the stream. What does end it is a message of over 16 MiB, with RESOURCE_EXHAUSTED:
+        it is refused before it is read, so nobody knows which query it was.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
