@@ -48,11 +48,10 @@ def miniature(
   ceiling
 - plain captions, R@20: {points(gain[1])}
 
-The paper, on its own {len(PAPER)} figures and photographs that cannot be had here, reports R@20 of
-{PAPER["Chinese CLIP as it is"]} % for Chinese CLIP as it is and
-{PAPER["text tower tuned (LiT)"]} % after tuning, {rise:.1f} points more. The two are different
-data and different models: the miniature shows that the method does what the paper says of it, not
-that the figures are the same.
+The paper reports R@20 of {PAPER["Chinese CLIP as it is"]} % for Chinese CLIP as it is and of
+{PAPER["text tower tuned (LiT)"]} % after tuning, {rise:.1f} points more, on photographs that cannot
+be had here. Other data, another model: the miniature shows that the method does what the paper says
+of it, not that the figures are the same.
 
 Measured on {datetime.date.today().isoformat()}: {len(tuned)} seeds in {minutes:.1f} minutes on
 {threads} thread{"s" if threads > 1 else ""}.
