@@ -21,6 +21,7 @@ from cra.shared.errors import (
     FailedPreconditionError,
     ResourceExhaustedError,
     UnauthenticatedError,
+    UnavailableError,
 )
 from cra.shared.settings import Settings
 from cra.shared.telemetry import configure_logging, new_id
@@ -50,6 +51,9 @@ CANNOT_START: Final = 78
 
 READINESS_PERIOD: Final = 2.0
 """Seconds between two checks of readiness."""
+
+SOON: Final = 1.0
+"""Seconds within which a call that was UNAVAILABLE may be tried again by the channel itself."""
 
 LAST_BYTES: Final = 0.5
 """Seconds for the answers of the last calls to leave."""
@@ -155,7 +159,12 @@ class _Call:
         _log.info(
             "call", code=rpc.code_of(error).name, problem=error.message[:500], seconds=seconds
         )
-        self._context.abort_with_status(rpc_status.to_status(rpc.to_status(error)))
+        status: Any = rpc_status.to_status(rpc.to_status(error))
+        if isinstance(error, UnavailableError) and seconds > SOON:
+            # Once more would take as long again, until the caller's deadline hides the reason.
+            never = ("grpc-retry-pushback-ms", "-1")
+            status = status._replace(trailing_metadata=(*status.trailing_metadata, never))
+        self._context.abort_with_status(status)
 
 
 def _kind(handler: Any) -> str:

@@ -33,6 +33,9 @@ MAX_TAGS: Final = 128
 MAX_RESULTS: Final = 1_100
 """The largest `limit` of a search: 1,000 results, and room for what is left out."""
 
+CONNECTS_WITHIN: Final = 3.0
+"""Seconds. While a lost connection is made anew every other call waits for it."""
+
 _COLLECTION_MISSING = 100
 _RECORD_FIELDS = [
     "bucket", "key", "etag", "modified_at", "metadata_digest", "metadata", "width", "height",
@@ -199,7 +202,10 @@ class MilvusVectorStore:
             if self._connected is None:
                 self._connected = _translate(
                     lambda: MilvusClient(
-                        uri=self._uri, token=self._token, timeout=self._timeout, dedicated=True
+                        uri=self._uri,
+                        token=self._token,
+                        timeout=min(self._timeout, CONNECTS_WITHIN),
+                        dedicated=True,
                     )
                 )
             return self._connected

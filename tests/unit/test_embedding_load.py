@@ -1,6 +1,6 @@
 """The embedding service with too much to do, callers that leave and towers that break."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import pytest
@@ -136,3 +136,21 @@ def test_a_dead_tower_is_unavailable(own: Service) -> None:
     raised = rpc.from_rpc_error(caught.value, "the server")
     assert isinstance(raised, errors.UnavailableError)
     assert raised.retry_after == 2.5
+
+
+@pytest.mark.parametrize(("soon", "tries"), [(SOON, 4), (0.0, 1)])
+def test_only_a_quick_outage_is_tried_again_by_the_channel(
+    soon: float, tries: int, own: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was slow to fail would be so again, until the deadline hides which part is down."""
+    tried = []
+
+    def fail(release: str, texts: object) -> NoReturn:
+        tried.append(release)
+        raise errors.UnavailableError("Milvus does not answer")
+
+    monkeypatch.setattr("cra.shared.server.SOON", soon)
+    monkeypatch.setattr(own.towers, "encode_texts", fail)
+    with pytest.raises(errors.UnavailableError, match="Milvus does not answer"):
+        own.encoder.embed_texts(["红"], timeout=SOON)
+    assert len(tried) == tries
