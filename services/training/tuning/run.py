@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -151,7 +152,8 @@ def tune(
     best.load_state_dict(run.best)
     factor, after = 1.0, run.best_score
     if settings.wise_ft:
-        choice = _interpolated(first, best, check, settings, device)
+        known = {0.0: run.before, 1.0: run.best_score}
+        choice = _interpolated(first, best, check, settings, device, known)
         listener.chosen(choice)
         factor = choice.factor
         after = Score(*choice.scores[factor])
@@ -263,14 +265,21 @@ def _kept(train: DataSet, begun: Start, base: TextTower) -> Kept | None:
 
 
 def _interpolated(
-    first: TextModel, best: TextModel, check: Validation, settings: TuningSettings, device: str
+    first: TextModel,
+    best: TextModel,
+    check: Validation,
+    settings: TuningSettings,
+    device: str,
+    known: Mapping[float, Score],
 ) -> Choice:
     base, tuned = first.state_dict(), dict(best.state_dict())
     probe = copy.deepcopy(first).to(device)
 
     def score(factor: float) -> tuple[float, float | None]:
-        probe.load_state_dict(interpolate(base, tuned, factor))
-        found = check.score(probe, device)
+        found = known.get(factor)
+        if found is None:
+            probe.load_state_dict(interpolate(base, tuned, factor))
+            found = check.score(probe, device)
         return found.field, found.general
 
     return choose(score, settings.wise_general)
