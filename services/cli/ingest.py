@@ -95,9 +95,9 @@ def reconcile(settings: Settings, dry_run: bool, allow_mass_deletion: bool, as_j
 def _counts(response: ingest.GetStatusResponse) -> Table:
     shown = table("", "")
     shown.show_header = False
+    known = _WITHOUT_INDEX | {field.name for field, _ in response.ListFields()}
     for name in ("objects", "indexed", "waiting", "failed", "unaccounted", "stale", "orphaned"):
-        known = name in _WITHOUT_INDEX or response.HasField(name)
-        shown.add_row(name, str(getattr(response, name)) if known else "unknown")
+        shown.add_row(name, str(getattr(response, name)) if name in known else "unknown")
     shown.add_row("rate", f"{response.rate:.1f}/s")
     shown.add_row("image_tower", response.image_tower or "unknown")
     finished = response.last_reconcile.finished_at
