@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cra.search.v1 import search_pb2 as search_pb
-from cra.services.cli.console import err, out, print_message, table
 from cra.services.cli.ingest import failures, reconcile, status
 from cra.services.cli.releases import releases
 from cra.services.cli.upload import find_uploads, put_all
 from cra.shared.adapters.object_store import call_s3, connect
 from cra.shared.client import SearchClient
+from cra.shared.console import err, out, print_message, table
 from cra.shared.errors import CraError, PermissionDeniedError, UnauthenticatedError
 from cra.shared.settings import Settings
 

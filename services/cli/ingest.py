@@ -11,8 +11,8 @@ from rich.text import Text
 
 from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.ingest.v1 import ingest_pb2_grpc as ingest_grpc
-from cra.services.cli.console import err, out, print_message, table
 from cra.shared import rpc
+from cra.shared.console import err, out, print_message, table
 from cra.shared.errors import CraError
 from cra.shared.settings import Settings
 

@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cra.services.cli.comparison import Asked, Compared, compare, read_queries, summarise
-from cra.services.cli.console import err, out
 from cra.services.cli.replicas import Replicas, ask_any
 from cra.shared.adapters.release_store import S3ReleaseStore
 from cra.shared.client import SearchClient
+from cra.shared.console import err, out
 from cra.shared.errors import CraError, NotFoundError
 from cra.shared.releases import Choice, Pointer
 from cra.shared.settings import Settings

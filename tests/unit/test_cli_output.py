@@ -8,11 +8,11 @@ from click.testing import CliRunner
 
 from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.search.v1 import search_pb2 as search
-from cra.services.cli import console
 from cra.services.cli.__main__ import _hits, main
 from cra.services.cli.comparison import Compared, Mover
 from cra.services.cli.ingest import _counts, _failures
 from cra.services.cli.releases import _table_of_queries, _warn
+from cra.shared import console
 
 HOSTILE = ("plan[/red].jpg", "[bold]x", ":smile:.png", "[red]", "a\\[b]")
 

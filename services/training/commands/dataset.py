@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 from rich.text import Text
@@ -15,13 +14,12 @@ from cra.services.training.commands.options import dataset_options, options_of
 from cra.services.training.data.dataset import BadDataError, DataSet, Problem
 from cra.services.training.data.duplicates import NEAR, Duplicate, find_duplicates
 from cra.services.training.data.opening import check_images, open_dataset, without
+from cra.shared.console import err, out
 from cra.shared.settings import Settings
 
 _SHOWN = 50
 
 # Captions and file names stand there as they are: they hold brackets and colons too.
-_out = Console(markup=False, emoji=False, highlight=False)
-_err = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 @click.group()
@@ -53,7 +51,7 @@ def check(settings: Settings, /, **parameters: Any) -> None:
     twice: list[Duplicate] = []
     try:
         found = open_dataset(options.location, options.columns, others["split"], settings)
-        with Progress(console=_err, disable=others["as_json"]) as bar:
+        with Progress(console=err, disable=others["as_json"]) as bar:
             if others["images"]:
                 task = bar.add_task("decoding", total=len(found))
                 problems = check_images(found.images, lambda done: bar.update(task, completed=done))
@@ -101,24 +99,24 @@ def _print(found: DataSet, twice: list[Duplicate]) -> None:
     table = Table(show_header=False)
     for name, count in _counts(found).items():
         table.add_row(name, f"{count:,}")
-    _out.print(table)
+    out.print(table)
     if twice:
         ids = (Column(name, overflow="fold") for name in ("image", "and"))
         shown = Table("", *ids, "across groups", "")
         for one in twice[:_SHOWN]:
             across = "yes" if one.across_groups else ""
             shown.add_row(one.kind, one.first, one.second, across, one.detail)
-        _out.print(shown)
+        out.print(shown)
         _more(len(twice), "duplicates")
     _list(found.problems)
 
 
 def _list(problems: tuple[Problem, ...]) -> None:
     for problem in problems[:_SHOWN]:
-        _err.print(Text.assemble((problem.where, "red"), " ", problem.message))
+        err.print(Text.assemble((problem.where, "red"), " ", problem.message))
     _more(len(problems), "problems")
 
 
 def _more(count: int, what: str) -> None:
     if count > _SHOWN:
-        _err.print(f"and {count - _SHOWN:,} more {what}; --json lists all")
+        err.print(f"and {count - _SHOWN:,} more {what}; --json lists all")

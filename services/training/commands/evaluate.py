@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -36,6 +34,7 @@ from cra.services.training.evaluation.live import LiveGallery
 from cra.services.training.evaluation.run import MISSES, Listen, Options, Outcome, run
 from cra.shared.adapters.release_store import S3ReleaseStore
 from cra.shared.client import SearchClient
+from cra.shared.console import err, out
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.model.checkpoints import ModelSource, find_model
 from cra.shared.model.image_tower import ImageTower
@@ -45,9 +44,6 @@ from cra.shared.settings import Settings
 
 BASE: Final = "base"
 """Stands for the text tower of the settings' model."""
-
-_out = Console()
-_err = Console(stderr=True)
 
 
 @click.command()
@@ -138,7 +134,7 @@ def evaluate(settings: Settings, /, **parameters: Any) -> None:
     else:
         _print(outcome.report)
         if others["out"]:
-            _err.print(f"the worst misses are shown in {others['out'] / 'report.html'}")
+            err.print(f"the worst misses are shown in {others['out'] / 'report.html'}")
 
 
 def _data(location: DataOptions, settings: Settings, others: dict[str, Any]) -> DataSet:
@@ -192,7 +188,7 @@ def _progress(*, disable: bool) -> Iterator[Listen]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_err, disable=disable) as bar:
+    with Progress(*columns, console=err, disable=disable) as bar:
         tasks: dict[str, TaskID] = {}
 
         def listen(what: str, done: int, total: int) -> None:
@@ -217,20 +213,18 @@ def _export(
         asked.answers.texts_qd,
         text_ids,
     )
-    _err.print(f"predictions are in {file}, the right answers in {answers}")
+    err.print(f"predictions are in {file}, the right answers in {answers}")
 
 
 def _print(found: report.Report) -> None:
     for section in found.sections:
         for one in section.tables:
-            table = Table(title=escape(one.title), caption=escape(one.note), title_justify="left")
-            table.add_column(escape(one.columns[0]), overflow="fold", min_width=len("difference"))
+            table = Table(title=one.title, caption=one.note, title_justify="left")
+            table.add_column(one.columns[0], overflow="fold", min_width=len("difference"))
             for column in one.columns[1:]:
-                table.add_column(escape(column), justify="right")
+                table.add_column(column, justify="right")
             for row in one.rows:
-                table.add_row(*map(escape, row))
-            _out.print(table)
+                table.add_row(*row)
+            out.print(table)
     if found.data.left_out:
-        _err.print(
-            f"[yellow]{found.data.left_out} rows were left out[/]; `cra dataset check` lists them"
-        )
+        err.print(f"{found.data.left_out} rows were left out; `cra dataset check` lists them")

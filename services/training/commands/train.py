@@ -3,13 +3,12 @@
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import torch
-from rich.console import Console
+from rich.text import Text
 from torch import distributed
 
 from cra.services.training.commands.options import (
@@ -29,14 +28,13 @@ from cra.services.training.tuning.export import export
 from cra.services.training.tuning.recorder import Recorder
 from cra.services.training.tuning.run import Listener, Several, tune
 from cra.services.training.tuning.settings import TuningSettings
+from cra.shared.console import err
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.model.checkpoints import Runtime, find_model
 from cra.shared.model.pixels import BadImageError
 from cra.shared.settings import Settings
 
 _SHOWN: Final = 20
-
-_err = Console(stderr=True)
 
 
 def _hyperparameters(command: Any) -> Any:
@@ -123,7 +121,7 @@ def train(settings: Settings, /, **parameters: Any) -> None:
     source = find_model(settings.model, settings.config, cache)
     work = others["work"] / _name(others["label"], settings.model, data, chosen)
     listener: Listener = (
-        Several(ConsoleListener(_err), Recorder(work / "tensorboard")) if first else Several()
+        Several(ConsoleListener(err), Recorder(work / "tensorboard")) if first else Several()
     )
     try:
         tuned = tune(
@@ -142,7 +140,7 @@ def train(settings: Settings, /, **parameters: Any) -> None:
     if first:
         release = export(tuned, data, chosen, others["label"], others["releases"])
         before, after = tuned.before.field, tuned.after.field
-        _err.print(
+        err.print(
             f"validation R@{chosen.valid_k}: {100 * before:.1f} % before, {100 * after:.1f} % after"
         )
         click.echo(release.folder)
@@ -171,20 +169,20 @@ def _say(data: DataSet, validation: DataSet) -> None:
     for name, part in ((TRAIN, data), ("validation", validation)):
         pairs = sum(1 for _ in part.pairs())
         groups = len({image.group for image in part.images})
-        _err.print(f"{name}: {len(part):,} images, {pairs:,} captions, {groups:,} groups")
+        err.print(f"{name}: {len(part):,} images, {pairs:,} captions, {groups:,} groups")
     for problem in data.problems[:_SHOWN]:
-        _err.print(f"[red]left out[/] {problem}", highlight=False)
+        err.print(Text.assemble(("left out", "red"), f" {problem}"))
     if len(data.problems) > _SHOWN:
-        _err.print(f"and {len(data.problems) - _SHOWN:,} more; `cra dataset check` lists all")
+        err.print(f"and {len(data.problems) - _SHOWN:,} more; `cra dataset check` lists all")
 
 
 def _join_processes(settings: Settings) -> str:
     """Join the other processes of torchrun, if there are any; return this one's device."""
     device = Runtime.choose(settings.device).device
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not distributed.is_torchelastic_launched():
         return device
     if device.startswith("cuda"):
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        device = f"cuda:{distributed.get_node_local_rank()}"
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     return device
