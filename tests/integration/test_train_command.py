@@ -85,7 +85,7 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(world: Path, tmp_p
     assert (tmp_path / "whole" / "runs").is_dir()
     killed = 0
     work = tmp_path / "killed"
-    while killed < 3:
+    while killed < 2:
         process = _start(world, work)
         deadline = time.monotonic() + DEADLINE
         begun, writes = _state(work)[0], 0

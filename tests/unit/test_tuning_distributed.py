@@ -47,8 +47,7 @@ def _process(rank: int, world: int, folder: Path, model: str, settings: TuningSe
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("negatives", ["gallery", "batch"])
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize(("world", "negatives"), [(2, "gallery"), (3, "batch")])
 def test_processes_together_do_the_step_of_one(tmp_path: Path, world: int, negatives: str) -> None:
     """Two or three processes end with the losses and the weights of one, all of them alike.
 
