@@ -1,4 +1,4 @@
-"""Features of the frozen image tower: each image is encoded once, and never again.
+"""Features of frozen towers: each image is encoded once, and never again.
 
 They lie in append-only files, one for each view, in a folder named by the tower's fingerprint.
 A record is the SHA-256 of the encoded image and its unit vector; so images are found again
@@ -25,10 +25,12 @@ from cra.services.training.data.dataset import Image
 from cra.shared.errors import NotFoundError
 from cra.shared.model.image_tower import ImageTower
 from cra.shared.model.pixels import BadImageError, prepare
+from cra.shared.model.text_tower import TextTower
 
 Features = npt.NDArray[np.float32]
 
 _BATCH: Final = 32
+_TEXTS_AT_ONCE: Final = 64
 _SMALLEST_CROP: Final = 0.7
 """Least share of each side that an augmented view shows."""
 
@@ -68,6 +70,29 @@ def load(
         with _Store(folder / f"view-{view}.bin", tower.dimension) as store:
             _fill(found[view], images, tower, store, view, progress, workers)
     return found
+
+
+def load_texts(texts: Sequence[str], tower: TextTower, cache: Path) -> Features:
+    """Return the vectors that a text tower gives to texts, from the cache where it has them.
+
+    Args:
+        texts: n texts; those of like length should stand together.
+        tower: whose vectors are wanted, such as the base's.
+        cache: folder of all towers' features.
+
+    Returns:
+        unit vectors, float32 of shape [n, d].
+    """
+    folder = cache / tower.release
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = [hashlib.sha256(text.encode()).digest() for text in texts]
+    with _Store(folder / "texts.bin", tower.dimension) as store:
+        new = [place for place, key in enumerate(keys) if key not in store.vectors]
+        for start in range(0, len(new), _TEXTS_AT_ONCE):
+            batch = new[start : start + _TEXTS_AT_ONCE]
+            vectors, _ = tower.encode([texts[place] for place in batch])
+            store.append([keys[place] for place in batch], vectors)
+        return np.stack([store.vectors[key] for key in keys])
 
 
 def _fill(

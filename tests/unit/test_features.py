@@ -12,6 +12,7 @@ from cra.services.training import features
 from cra.services.training.data.dataset import Image
 from cra.shared.model.image_tower import ImageTower
 from cra.shared.model.pixels import BadImageError, prepare
+from cra.shared.model.text_tower import TextTower
 from tests.tuning import make_base, make_dataset
 
 IMAGES = make_dataset([0]).images
@@ -50,6 +51,18 @@ def test_an_image_is_encoded_once(tower: ImageTower, tmp_path: Path, encoded: li
         np.stack([prepare(image.read(), tower.preprocessing).pixels for image in IMAGES[:10]])
     )
     np.testing.assert_allclose(first[0], served, atol=1e-6)
+
+
+def test_texts_are_encoded_once(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vectors of texts by a frozen text tower are kept too, by its release."""
+    tower = TextTower(make_base(tmp_path_factory.mktemp("text")), "cpu")
+    first = features.load_texts(["红塔", "白塔"], tower, tmp_path)
+    np.testing.assert_allclose(first, tower.encode(["红塔", "白塔"])[0], atol=1e-6)
+    monkeypatch.setattr(TextTower, "encode", lambda *_: pytest.fail("it is encoded again"))
+    again = features.load_texts(["白塔", "红塔", "白塔"], tower, tmp_path)
+    np.testing.assert_array_equal(again, first[[1, 0, 1]])
 
 
 def test_equal_files_share_their_features(

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import distributed
 
@@ -138,7 +136,7 @@ def tune(
         Pairs(train, train_vnd, begun.tokenizer, settings.context_length),
         settings,
         device,
-        _kept(train, begun, base),
+        _kept(train, begun, base, cache),
     )
     first = merged(begun.model, begun.config)
     check = Validation(validation, valid_nd, begun.tokenizer, settings.valid_k)
@@ -254,14 +252,12 @@ def _features(
     )
 
 
-def _kept(train: DataSet, begun: Start, base: TextTower) -> Kept | None:
+def _kept(train: DataSet, begun: Start, base: TextTower, cache: Path) -> Kept | None:
     """Return the everyday captions and where the base, with its own normaliser, has them."""
     texts = sorted({text for _, text in train.general_pairs()}, key=lambda text: (len(text), text))
     if not texts:
         return None
-    parts = [base.encode(texts[i : i + 64])[0] for i in range(0, len(texts), 64)]
-    vectors: npt.NDArray[np.float32] = np.concatenate(parts)
-    return Kept(Captions(texts, begun.tokenizer), vectors)
+    return Kept(Captions(texts, begun.tokenizer), features.load_texts(texts, base, cache))
 
 
 def _interpolated(
