@@ -186,8 +186,9 @@ def _page(world: World, found: dict[str, Outcome], settings: TuningSettings) -> 
 
 One thing changed at a time in the miniature (docs/miniature.md): {pairs:,} pairs seen once in
 batches of {settings.batch_size}, one seed; rows with fewer pairs see them as often as it takes for
-as many steps, and keep the best validation. Per cent with the 95 % interval by bootstrap over
-buildings; differences are paired.
+as many steps, and keep the best validation. With nothing locked, every step encodes its images
+anew, negatives are the batch's, and neither everyday captions are kept nor weights interpolated.
+Per cent with the 95 % interval by bootstrap over buildings; differences are paired.
 
 {report.table(header, rows)}
 
