@@ -24,7 +24,7 @@ CARD: Final = "README.md"
 FORMAT: Final = 1
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}-[0-9a-f]{8}")
-_LABEL: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+LABEL: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _MAX_MANIFEST: Final = 4 * 2**20
 MAX_HISTORY: Final = 100
 """Changes of the pointer that can be rolled back."""
@@ -57,7 +57,7 @@ class Manifest(_Part):
     """What a release is, and how it came about."""
 
     format: Literal[1] = FORMAT
-    label: str = Field(pattern=_LABEL)
+    label: str = Field(pattern=LABEL)
     """First part of its name, chosen by people."""
     image_tower: Hex
     """Fingerprint of the image tower whose indexes it searches."""

@@ -125,6 +125,8 @@ def publish(settings: Settings, path: Path, as_json: bool) -> None:
 @click.pass_obj
 def activate(settings: Settings, name: str, wait: bool, as_json: bool) -> None:
     """Let NAME answer from now on; `base` is the model's own text tower."""
+    if not name:
+        raise click.UsageError("NAME is empty; `base` is the model's own text tower")
     store = S3ReleaseStore(settings)
     with Replicas(settings) as replicas:
         bases = {models.base_release for models in replicas.models.values()}
@@ -154,6 +156,7 @@ def _check(choice: Choice, store: S3ReleaseStore, replicas: Replicas, wait: bool
     if not choice.release:
         return
     replicas.check_fit(choice.release, store.manifest(choice.release))
+    replicas.check_refused(choice.release)
     if wait:
         # All of them first, so that no query waits for one that is behind.
         replicas.wait_loaded(choice.release, LOADED_WITHIN)

@@ -100,6 +100,17 @@ class Replicas:
                     f"serves {tower.fingerprint}: it cannot search that index"
                 )
 
+    def check_refused(self, name: str) -> None:
+        """Check that no replica has found a release bad already.
+
+        Raises:
+            FailedPreconditionError: one has.
+        """
+        for address, models in self.models.items():
+            for one in models.releases:
+                if one.name == name and one.state is ReleaseState.REFUSED:
+                    raise FailedPreconditionError(f"{address} refuses {name}: {one.problem}")
+
     def wait_loaded(self, name: str, seconds: float) -> None:
         """Return when every replica can answer with a release, or has no room for it yet.
 

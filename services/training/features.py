@@ -1,8 +1,8 @@
 """Features of frozen towers: each image is encoded once, and never again.
 
 They lie in append-only files, one for each view, in a folder named by the tower's fingerprint.
-A record is the SHA-256 of the encoded image and its unit vector; so images are found again
-whatever data set they come in, and an interrupted run goes on where it was.
+A record is the SHA-256 of the encoded image, a CRC, and its unit vector; so images are found
+again whatever data set they come in, and an interrupted run goes on where it was.
 
 Shapes in this file: n images, v views, s input size, d embedding dimension.
 """
@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import io
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -155,7 +156,7 @@ class _Store(contextlib.AbstractContextManager["_Store"]):
 
     def __init__(self, path: Path, dimension: int) -> None:
         self._path = path
-        self._record = np.dtype([("key", "V32"), ("vector", "<f4", (dimension,))])
+        self._record = np.dtype([("key", "V32"), ("check", "<u4"), ("vector", "<f4", (dimension,))])
         self.vectors: dict[bytes, Features] = {}
 
     def __enter__(self) -> "_Store":
@@ -167,7 +168,9 @@ class _Store(contextlib.AbstractContextManager["_Store"]):
         # What an interrupted write left is cut off.
         self._file.truncate(whole)
         for record in np.frombuffer(content[:whole], self._record):
-            self.vectors[record["key"].tobytes()] = record["vector"]
+            # A damaged record counts as none: it is made again, and never learnt from.
+            if zlib.crc32(record["key"].tobytes() + record["vector"].tobytes()) == record["check"]:
+                self.vectors[record["key"].tobytes()] = record["vector"]
         return self
 
     def append(self, keys: Sequence[bytes], vectors_nd: Features) -> None:
@@ -176,6 +179,7 @@ class _Store(contextlib.AbstractContextManager["_Store"]):
         for record, key, vector in zip(records, keys, vectors_nd, strict=True):
             record["key"] = np.void(key)
             record["vector"] = vector
+            record["check"] = zlib.crc32(key + record["vector"].tobytes())
             self.vectors[key] = vector
         self._file.write(records.tobytes())
         self._file.flush()

@@ -111,6 +111,11 @@ class S3ReleaseStore:
 
     def publish(self, folder: Path) -> Release:
         release = read_release(folder)
+        if release.name != folder.resolve().name:
+            raise FailedPreconditionError(
+                f"the folder {folder.name} holds what should be named {release.name}: it was "
+                f"renamed, or its {MANIFEST} was changed"
+            )
         encoded = (folder / MANIFEST).read_bytes()
         self._make_bucket()
         key = f"{release.name}/{MANIFEST}"
@@ -119,9 +124,9 @@ class S3ReleaseStore:
             raise FailedPreconditionError(f"another release has the name {release.name}")
         for file, expected in release.manifest.files.items():
             # The name vouches for these bytes: what a torn publication left may be replaced.
-            if there is None or self._size(f"{release.name}/{file}") != expected.size:
+            name = f"{release.name}/{file}"
+            if there is None or self._digest(name) != expected.sha256:
                 source = str(folder / file)
-                name = f"{release.name}/{file}"
                 call_s3(functools.partial(self._client.fput_object, self._bucket, name, source))
         if there is not None or self._write(key, encoded, {"If-None-Match": "*"}):
             return release
@@ -204,6 +209,23 @@ class S3ReleaseStore:
     def _size(self, key: str) -> int | None:
         item = call_s3(lambda: self._client.stat_object(self._bucket, key), gone=True)
         return None if item is None else int(item.size)
+
+    def _digest(self, key: str) -> str | None:
+        """Return the hex SHA-256 of an object as it is there, or None if it is not."""
+
+        def digest() -> str:
+            response = self._client.get_object(self._bucket, key)
+            try:
+                whole = hashlib.sha256()
+                for part in response.stream(2**20):
+                    whole.update(part)
+                return whole.hexdigest()
+            finally:
+                response.close()
+                response.release_conn()
+
+        found: str | None = call_s3(digest, gone=True)
+        return found
 
     def _download(self, key: str, file: Path) -> None:
         call_s3(lambda: self._client.fget_object(self._bucket, key, str(file)))

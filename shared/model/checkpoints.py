@@ -172,6 +172,8 @@ class Runtime:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         kind, _, number = device.partition(":")
+        if kind not in {"cpu", "cuda"} or (number and not number.isdecimal()):
+            raise FailedPreconditionError(f"there is no device {device!r}; cpu, cuda or cuda:N")
         if kind == "cuda" and int(number or 0) >= (count := torch.cuda.device_count()):
             raise FailedPreconditionError(
                 f"there is no device {device!r}: torch sees {count} of CUDA"

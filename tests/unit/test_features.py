@@ -86,7 +86,21 @@ def test_a_torn_file_is_mended(
     encoded.clear()
     np.testing.assert_allclose(features.load(IMAGES[:6], tower, tmp_path), first, atol=1e-6)
     assert encoded == [1]
-    assert len(file.read_bytes()) == 6 * (32 + 4 * tower.dimension)
+    assert len(file.read_bytes()) == 6 * (36 + 4 * tower.dimension)
+
+
+def test_a_flipped_bit_is_not_learnt_from(
+    tower: ImageTower, tmp_path: Path, encoded: list[int]
+) -> None:
+    """A record whose checksum does not fit is made again."""
+    first = features.load(IMAGES[:4], tower, tmp_path)
+    file = tmp_path / tower.image_tower / "view-0.bin"
+    content = bytearray(file.read_bytes())
+    content[100] ^= 1
+    file.write_bytes(content)
+    encoded.clear()
+    np.testing.assert_allclose(features.load(IMAGES[:4], tower, tmp_path), first, atol=1e-6)
+    assert encoded == [1]
 
 
 def test_views_differ_and_are_always_the_same(tower: ImageTower, tmp_path: Path) -> None:

@@ -77,9 +77,17 @@ BASE: Final = "base"
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the best ten images of each caption, in Chinese CLIP's format.",
 )
-@click.option("--misses", default=MISSES, show_default=True, help="Worst misses in the report.")
+@click.option(
+    "--misses",
+    default=MISSES,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Worst misses in the report.",
+)
 @click.option("--resamples", default=RESAMPLES, show_default=True, type=click.IntRange(min=1000))
-@click.option("--seed", default=0, show_default=True, help="Of the intervals.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the intervals."
+)
 @click.option(
     "--cache",
     type=click.Path(path_type=Path),

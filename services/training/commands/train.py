@@ -3,11 +3,13 @@
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import torch
+from rich.progress import Progress
 from rich.text import Text
 from torch import distributed
 
@@ -21,13 +23,14 @@ from cra.services.training.commands.options import (
     split_options,
 )
 from cra.services.training.data.dataset import DataSet
-from cra.services.training.data.opening import has_splits
+from cra.services.training.data.opening import check_images, has_splits, without
 from cra.services.training.data.split import split as split_by_group
 from cra.services.training.tuning.console import ConsoleListener
 from cra.services.training.tuning.export import export
 from cra.services.training.tuning.recorder import Recorder
 from cra.services.training.tuning.run import Listener, Several, tune
 from cra.services.training.tuning.settings import TuningSettings
+from cra.shared import releases
 from cra.shared.console import err
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.model.checkpoints import Runtime, find_model
@@ -90,8 +93,16 @@ _CHOICES: Final = {"precision": ["amp", "fp32"], "negatives": ["gallery", "batch
     show_default=True,
     help="Image features, by tower.",
 )
-@click.option("--snapshot-steps", default=100, show_default=True, help="Steps between two states.")
-@click.option("--threads", type=int, help="CPU threads; PyTorch's default if not given.")
+@click.option(
+    "--snapshot-steps",
+    default=100,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Steps between two states.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads; PyTorch's default if not given."
+)
 @_hyperparameters
 @click.pass_obj
 def train(settings: Settings, /, **parameters: Any) -> None:
@@ -112,9 +123,17 @@ def train(settings: Settings, /, **parameters: Any) -> None:
         raise click.UsageError(str(error)) from error
     if others["threads"]:
         torch.set_num_threads(others["threads"])
+    if re.fullmatch(releases.LABEL, others["label"]) is None:
+        raise click.UsageError(
+            f"--label is {others['label']!r}; up to 64 Latin letters, digits, dots, hyphens and "
+            "underscores are allowed"
+        )
+    _make_folders(others)
     device = _join_processes(settings)
     first = not distributed.is_initialized() or distributed.get_rank() == 0
-    data, validation = _data(options, settings, others)
+    data, validation = (
+        _readable(part, options, show=first) for part in _data(options, settings, others)
+    )
     if first:
         _say(data, validation)
     cache = Path(settings.model_cache) if settings.model_cache else None
@@ -143,6 +162,10 @@ def train(settings: Settings, /, **parameters: Any) -> None:
         err.print(
             f"validation R@{chosen.valid_k}: {100 * before:.1f} % before, {100 * after:.1f} % after"
         )
+        if after <= before:
+            err.print(
+                "nothing was gained: more --max-epochs, a smaller --batch-size or a higher --lr may"
+            )
         click.echo(release.folder)
     if distributed.is_initialized():
         distributed.destroy_process_group()
@@ -163,6 +186,32 @@ def _data(
             )
     train_part = DataSet(parts[TRAIN].images, whole.problems)
     return train_part, parts[VALIDATION]
+
+
+def _readable(part: DataSet, options: DataOptions, *, show: bool) -> DataSet:
+    """Return a part without the images that cannot be decoded, which it lists.
+
+    Raises:
+        ClickException: there is one, and bad rows shall stop; or nothing is left.
+    """
+    with Progress(console=err, disable=not show) as bar:
+        task = bar.add_task("checking images", total=len(part))
+        problems = check_images(part.images, lambda done: bar.update(task, completed=done))
+    if problems and options.columns.on_error == "stop":
+        raise click.ClickException(str(problems[0]))
+    whole = without(part, problems)
+    if not any(image.captions for image in whole.images):
+        raise click.ClickException(f"{options.location}: no image with a caption is left")
+    return whole
+
+
+def _make_folders(others: dict[str, Any]) -> None:
+    """Make the folders that the end needs, so that their lack is known at the start."""
+    for name in ("releases", "work", "cache"):
+        try:
+            others[name].mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.UsageError(f"--{name}: {error}") from error
 
 
 def _say(data: DataSet, validation: DataSet) -> None:

@@ -11,6 +11,7 @@ from cra.services.training.tuning.run import Tuned
 from cra.services.training.tuning.settings import TuningSettings
 from cra.services.training.tuning.validation import Score
 from cra.shared import releases
+from cra.shared.errors import FailedPreconditionError
 from cra.shared.model.text_tower import encode_weights
 from cra.shared.releases import Release, TrainingData
 
@@ -71,7 +72,23 @@ def export(
         releases.WEIGHTS: encode_weights(tuned.model),
         releases.CARD: card.encode(),
     }
-    return releases.write_release(parent, files, **fields)
+    return _again(parent, files, fields) or releases.write_release(parent, files, **fields)
+
+
+def _again(parent: Path, files: Mapping[str, bytes], fields: Mapping[str, Any]) -> Release | None:
+    """Return a release that is there and differs in its date alone: it is the same one."""
+    weights = releases.describe(files[releases.WEIGHTS])
+    for folder in sorted(parent.glob(f"{fields['label']}-*")):
+        try:
+            release = releases.read_release(folder)
+        except FailedPreconditionError:
+            continue
+        known = release.manifest.model_dump(exclude={"files", "created_at"}, mode="json")
+        manifest = release.manifest.model_copy(update=dict(fields))
+        same = manifest.model_dump(exclude={"files", "created_at"}, mode="json") == known
+        if same and release.manifest.files[releases.WEIGHTS] == weights:
+            return release
+    return None
 
 
 def _card(tuned: Tuned, data: TrainingData, fields: Mapping[str, Any]) -> str:

@@ -40,11 +40,13 @@ def make_optimizer(model: torch.nn.Module, settings: TuningSettings) -> torch.op
 def set_rate(
     optimizer: torch.optim.Optimizer, step: int, total: int, settings: TuningSettings
 ) -> float:
-    """Set the rate of a step: linear warm-up, then a cosine to zero; return it."""
-    if step < settings.warmup:
-        rate = settings.lr * (step + 1) / settings.warmup
+    """Set the rate of a step: linear warm-up (a third of all at most), then a cosine to zero."""
+    # In a short run the rate must still get somewhere.
+    warmup = min(settings.warmup, total // 3)
+    if step < warmup:
+        rate = settings.lr * (step + 1) / warmup
     else:
-        part = (step - settings.warmup) / max(1, total - settings.warmup)
+        part = (step - warmup) / max(1, total - warmup)
         rate = settings.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]

@@ -1,6 +1,7 @@
 """Hyperparameters of tuning, named as in Chinese CLIP's trainer and in LiT."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ class TuningSettings:
     batch_size: int = _option(256, "Pairs in one step, over all processes.")
     lr: float = _option(5e-5, "Highest rate; a small model wants more.")
     warmup: int = _option(
-        100, "Steps in which the rate rises; from there it falls as a cosine to zero."
+        100, "Steps in which the rate rises, a third of all at most; then it falls as a cosine."
     )
     wd: float = _option(
         0.001, "Weight decay of matrices; LayerNorm, biases and embeddings have none."
@@ -94,7 +95,7 @@ class TuningSettings:
     def __post_init__(self) -> None:
         positive = ("max_epochs", "batch_size", "lr", "eps", "grad_clip", "views", "valid_k")
         for name in (*positive, "max_gallery", "patience", "lora_alpha", "kd_batch_size"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:  # also false for NaN
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
         for name in (
             "warmup",
@@ -104,11 +105,13 @@ class TuningSettings:
             "lora_rank",
             "valid_step_interval",
         ):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         for name in ("label_smoothing", "hard_negatives", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; 0 to below 1 are allowed")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must not be negative")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is {self.layer_decay}; above 0 to 1 are allowed")
         if not 0 <= self.wise_general <= 1:

@@ -160,9 +160,12 @@ class Trainer:
         """Go on from what `save` wrote; return its `extra`.
 
         Raises:
-            ValueError: it was written under other settings.
+            ValueError: it is damaged, or was written under other settings.
         """
-        state = torch.load(path, map_location=self._device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self._device, weights_only=True)
+        except Exception as error:  # torch raises nearly anything on a damaged file
+            raise ValueError(f"{path} is damaged; remove it to begin anew") from error
         if state["settings"] != asdict(self._settings):
             changed = {
                 name: value
