@@ -75,6 +75,36 @@ def test_publishing_again_is_no_error(store: S3ReleaseStore, tmp_path: Path) -> 
     assert store.list() == before
 
 
+def test_publishing_again_heals_a_damaged_copy(
+    store: S3ReleaseStore, client: Minio, settings: Settings, tmp_path: Path
+) -> None:
+    """Bytes that were changed in the bucket are replaced by what the name vouches for."""
+    release = make_release(tmp_path, TOWER)
+    store.publish(release.folder)
+    content = bytearray(release.weights.read_bytes())
+    content[-1] ^= 1
+    put(client, settings, f"{release.name}/{WEIGHTS}", bytes(content))
+    with pytest.raises(FailedPreconditionError):
+        store.fetch(release.name, tmp_path / "bad")
+    store.publish(release.folder)
+    assert store.fetch(release.name, tmp_path / "good").manifest == release.manifest
+
+
+def test_a_folder_that_is_not_named_like_its_content_is_refused(
+    store: S3ReleaseStore, tmp_path: Path
+) -> None:
+    """A renamed folder, or a manifest that was edited, is not published as something else."""
+    release = make_release(tmp_path, TOWER)
+    renamed = release.folder.rename(tmp_path / "other-12345678")
+    with pytest.raises(FailedPreconditionError, match="renamed"):
+        store.publish(renamed)
+    edited = renamed.rename(release.folder)
+    manifest = (edited / MANIFEST).read_text(encoding="utf-8")
+    (edited / MANIFEST).write_text(manifest.replace('"base": "', '"base": "x'), encoding="utf-8")
+    with pytest.raises(FailedPreconditionError, match="was changed"):
+        store.publish(edited)
+
+
 def test_a_torn_publication_is_not_listed(
     store: S3ReleaseStore, client: Minio, settings: Settings, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ DEADLINE = 120.0
 OPTIONS = [
     *("--max-epochs", "6", "--batch-size", "16", "--lr", "0.002", "--warmup", "2"),
     *("--patience", "100", "--kd-batch-size", "4", "--threads", "1", "--snapshot-steps", "1"),
-    *("--validation-share", "0.3", "--test-share", "0.1", "--general-column", "general"),
+    *("--validation-share", "0.3", "--test-share", "0", "--general-column", "general"),
 ]
 
 
@@ -41,6 +41,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             }
         )
     rows.append({"file": "missing.png", "caption": "塔", "group": "g"})
+    (pairs / "broken.png").write_bytes(b"no picture")
+    rows.append({"file": "broken.png", "caption": "塔", "group": rows[0]["group"]})
     (pairs / "captions.jsonl").write_text(
         "\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8"
     )
@@ -77,10 +79,11 @@ def _state(work: Path) -> tuple[int, int]:
 def test_killed_again_and_again_it_ends_with_the_same_weights(world: Path, tmp_path: Path) -> None:
     """Kill -9 after every few states: what comes out in the end is the same, bit for bit.
 
-    The bad row is left out and named, and the release is whole.
+    Bad rows and images are left out and named, and the release is whole.
     """
     folder, err = _finish(_start(world, tmp_path / "whole"))
     assert "captions.jsonl:193: there is no file 'missing.png'" in err
+    assert "captions.jsonl:194: broken.png: not_an_image" in err
     expected = read_release(folder)
     assert (tmp_path / "whole" / "runs").is_dir()
     killed = 0
@@ -110,6 +113,9 @@ def test_bad_arguments_are_named(world: Path, tmp_path: Path) -> None:
         (["--lr", "0"], "lr is 0.0"),
         (["--validation-share", "0.6", "--test-share", "0.5"], "leave nothing to learn"),
         (["--group-column", "nobody"], "nobody is missing"),
+        (["--label", "大厅"], "--label is '大厅'"),
+        (["--snapshot-steps", "0"], "--snapshot-steps"),
+        (["--on-error", "stop"], "captions.jsonl:193"),
     ):
         process = _start(world, tmp_path, *options)
         _, err = process.communicate(timeout=DEADLINE)

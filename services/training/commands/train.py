@@ -194,7 +194,7 @@ def _readable(part: DataSet, options: DataOptions, *, show: bool) -> DataSet:
     Raises:
         ClickException: there is one, and bad rows shall stop; or nothing is left.
     """
-    with Progress(console=err, disable=not show) as bar:
+    with Progress(console=err, disable=not (show and err.is_terminal)) as bar:
         task = bar.add_task("checking images", total=len(part))
         problems = check_images(part.images, lambda done: bar.update(task, completed=done))
     if problems and options.columns.on_error == "stop":
@@ -219,10 +219,11 @@ def _say(data: DataSet, validation: DataSet) -> None:
         pairs = sum(1 for _ in part.pairs())
         groups = len({image.group for image in part.images})
         err.print(f"{name}: {len(part):,} images, {pairs:,} captions, {groups:,} groups")
-    for problem in data.problems[:_SHOWN]:
+    problems = dict.fromkeys((*data.problems, *validation.problems))
+    for problem in list(problems)[:_SHOWN]:
         err.print(Text.assemble(("left out", "red"), f" {problem}"))
-    if len(data.problems) > _SHOWN:
-        err.print(f"and {len(data.problems) - _SHOWN:,} more; `cra dataset check` lists all")
+    if len(problems) > _SHOWN:
+        err.print(f"and {len(problems) - _SHOWN:,} more; `cra dataset check` lists all")
 
 
 def _join_processes(settings: Settings) -> str:
