@@ -8,7 +8,7 @@ from cra.services.training import features
 from cra.services.training.buildings.dataset import write_dataset
 from cra.services.training.miniature import data
 from cra.services.training.miniature.__main__ import encoder
-from cra.services.training.miniature.study import Outcome, Test
+from cra.services.training.miniature.study import HeldOut, Outcome
 from cra.shared.model.checkpoints import find_model
 from cra.shared.model.image_tower import ImageTower
 from cra.shared.model.text_tower import TextTower
@@ -51,7 +51,7 @@ def test_it_knows_the_words_of_the_field_and_forgets_little(
     part = data.load(tmp_path, "test", 1)
     source = find_model(str(MODELS / "miniature"))
     vectors = features.load(part.dataset.images, ImageTower(source, "cpu"), tmp_path / "cache")[0]
-    test = Test(part, source.config["image_resolution"])
+    test = HeldOut(part, source.config["image_resolution"])
     base, tuned = (
         Outcome.of(test.rank(encoder(one), vectors)) for one in (source, read_release(_folder()))
     )

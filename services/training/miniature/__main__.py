@@ -20,7 +20,7 @@ from rich.progress import Progress, TaskID
 from cra.services.training import features
 from cra.services.training.evaluation.exact import encode_texts
 from cra.services.training.miniature import data, report
-from cra.services.training.miniature.study import Encode, Outcome, Test
+from cra.services.training.miniature.study import Encode, HeldOut, Outcome
 from cra.services.training.tuning.console import ConsoleListener
 from cra.services.training.tuning.export import export
 from cra.services.training.tuning.run import tune
@@ -43,7 +43,7 @@ class World:
     source: ModelSource
     train: data.Part
     validation: data.Part
-    test: Test
+    test: HeldOut
     test_nd: features.Features
     work: Path
 
@@ -63,7 +63,7 @@ def prepare(model: Path, work: Path, workers: int) -> World:
     source = find_model(str(model))
     tower = ImageTower(source, "cpu")
     test_nd = features.load(parts["test"].dataset.images, tower, work / "features")[0]
-    test = Test(parts["test"], source.config["image_resolution"])
+    test = HeldOut(parts["test"], source.config["image_resolution"])
     return World(source, parts["train"], parts["validation"], test, test_nd, work)
 
 

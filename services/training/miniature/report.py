@@ -9,7 +9,7 @@ import numpy as np
 from cra.services.training.evaluation.intervals import Difference, Estimate, Groups, means
 from cra.services.training.evaluation.intervals import differences as paired
 from cra.services.training.metrics import Values
-from cra.services.training.miniature.study import KS, SPEECHES, Outcome, Test
+from cra.services.training.miniature.study import KS, SPEECHES, HeldOut, Outcome
 from cra.shared.releases import Release
 
 PAPER: Final = {"Chinese CLIP as it is": 44.92, "text tower tuned (LiT)": 74.61}
@@ -17,7 +17,7 @@ PAPER: Final = {"Chinese CLIP as it is": 44.92, "text tower tuned (LiT)": 74.61}
 
 
 def miniature(
-    test: Test,
+    test: HeldOut,
     base: Outcome,
     tuned: Sequence[Outcome],
     releases: Sequence[Release],
@@ -83,12 +83,12 @@ def matrix(hits: Mapping[int, Values]) -> Values:
     return np.stack([hits[k] for k in KS], axis=1)
 
 
-def groups(test: Test, speech: str) -> Groups:
+def groups(test: HeldOut, speech: str) -> Groups:
     """Return the buildings of the captions, which are resampled as a whole."""
     return Groups.of([[name] for name in test.groups(speech)])
 
 
-def _header(test: Test, releases: Sequence[Release]) -> str:
+def _header(test: HeldOut, releases: Sequence[Release]) -> str:
     data = releases[0].manifest.data
     return f"""# The miniature of the paper
 
@@ -106,7 +106,7 @@ is an oracle that sees all that can be seen at the model's resolution and orders
 """
 
 
-def _speech(test: Test, base: Outcome, tuned: Sequence[Outcome], speech: str) -> str:
+def _speech(test: HeldOut, base: Outcome, tuned: Sequence[Outcome], speech: str) -> str:
     buildings = groups(test, speech)
     seeds = np.mean([matrix(one.hits[speech]) for one in tuned], axis=0)
     rows = [
@@ -130,7 +130,7 @@ def _each(tuned: Sequence[Outcome], speech: str, k: int) -> str:
 
 
 def _difference(
-    test: Test, base: Outcome, tuned: Sequence[Outcome], speech: str
+    test: HeldOut, base: Outcome, tuned: Sequence[Outcome], speech: str
 ) -> list[Difference]:
     seeds = np.mean([matrix(one.hits[speech]) for one in tuned], axis=0)
     return paired(matrix(base.hits[speech]), seeds, groups(test, speech))

@@ -22,7 +22,7 @@ Encode = Callable[[list[str]], npt.NDArray[np.float32]]
 """Returns unit vectors of texts, shape [q, d]."""
 
 
-class Test:
+class HeldOut:
     """The captions of the test set, and what anybody could reach on them.
 
     Args:
