@@ -26,15 +26,15 @@ from torch.nn import functional
 from cra.services.training import arrays, card, words
 from cra.services.training.buildings.dataset import CAPTIONS
 from cra.services.training.buildings.scene import SEED
-from cra.services.training.contrast import multi_positive_loss, positives
 from cra.services.training.evaluation.buildings import evaluate
+from cra.services.training.tuning.captions import Captions
+from cra.services.training.tuning.loss import multi_positive_loss, positives
 from cra.shared.model.checkpoints import find_model, save_checkpoint
 from cra.shared.model.image_tower import normalize_pixels
-from cra.shared.model.text_tower import Tokenizer, encode_text
+from cra.shared.model.text_tower import TextModel, Tokenizer
 
 NAME: Final = "miniature"
 NORMALIZER: Final = "identity"
-_TEXTS_AT_ONCE: Final = 64
 
 CONFIG: Final[dict[str, Any]] = {
     "embed_dim": 256,
@@ -109,6 +109,7 @@ class Trainer:
         self.model = CLIP(**config).train()
         # Twice as fast on CPU as the default layout.
         self.model.visual.to(memory_format=torch.channels_last)
+        self._text = TextModel.from_clip(self.model)
         self._train = train
         self._tokenizer = Tokenizer(NORMALIZER)
         captions = [picture.plain for picture in train.pictures]
@@ -207,7 +208,9 @@ class Trainer:
             images_nd = self.model.encode_image(
                 images.contiguous(memory_format=torch.channels_last)
             )
-            texts_nd = self._encode_texts(texts)
+            texts_nd = Captions(texts, self._tokenizer).encode(
+                self._text, np.arange(len(texts)), "cpu"
+            )
             logits_nv = self._heads["embedding"](images_nd)
         contrast = multi_positive_loss(
             functional.normalize(images_nd.float(), dim=-1),
@@ -216,17 +219,6 @@ class Trainer:
             self.model.logit_scale.exp(),
         )
         return contrast, contrast + self.settings.words * words.loss(logits_nv.float(), words_nv)
-
-    def _encode_texts(self, texts: list[str]) -> torch.Tensor:
-        """Encode the texts, those of like length together, so that little of it is padding."""
-        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
-        parts = []
-        for start in range(0, len(order), _TEXTS_AT_ONCE):
-            chosen = [texts[place] for place in order[start : start + _TEXTS_AT_ONCE]]
-            parts.append(encode_text(self.model, self._tokenizer(chosen)[0]))
-        places = torch.empty(len(order), dtype=torch.long)
-        places[torch.tensor(order)] = torch.arange(len(order))
-        return torch.cat(parts)[places]
 
     def _rate(self) -> float:
         settings = self.settings

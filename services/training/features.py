@@ -43,6 +43,7 @@ def load(
     views: int = 1,
     progress: Callable[[int], None] | None = None,
     workers: int = 2,
+    bad: dict[int, BadImageError] | None = None,
 ) -> Features:
     """Return the features of images, those that are not in the cache yet made first.
 
@@ -54,22 +55,25 @@ def load(
             crops of it, mirrored half of the time, always the same.
         progress: called with the number of images (times views) done so far.
         workers: threads that read and decode.
+        bad: if given, images that cannot be read or decoded are noted in it by their place, and
+            their vectors are zero.
 
     Returns:
         unit vectors, float32 of shape [v, n, d].
 
     Raises:
-        BadImageError: an image cannot be read or decoded; its id is in the message.
+        BadImageError: an image cannot be read or decoded, and `bad` is not given; its id is in the
+            message.
         ValueError: `views` is not positive.
     """
     if views < 1:
         raise ValueError(f"views is {views}; it must be positive")
     folder = cache / tower.image_tower
     folder.mkdir(parents=True, exist_ok=True)
-    found = np.empty((views, len(images), tower.dimension), np.float32)
+    found = np.zeros((views, len(images), tower.dimension), np.float32)
     for view in range(views):
         with _Store(folder / f"view-{view}.bin", tower.dimension) as store:
-            _fill(found[view], images, tower, store, view, progress, workers)
+            _fill(found[view], images, tower, store, view, progress, workers, bad)
     return found
 
 
@@ -104,29 +108,37 @@ def _fill(
     view: int,
     progress: Callable[[int], None] | None,
     workers: int,
+    bad: dict[int, BadImageError] | None,
 ) -> None:
     done = view * len(images)
 
-    def one(image: Image) -> tuple[bytes, npt.NDArray[np.uint8] | None]:
+    def one(place: int) -> tuple[int, bytes, npt.NDArray[np.uint8] | None]:
+        image = images[place]
         try:
             encoded = image.read()
             key = hashlib.sha256(encoded).digest()
             if key in store.vectors:
-                return key, None
-            return key, _pixels(encoded, tower, view, key)
+                return place, key, None
+            return place, key, _pixels(encoded, tower, view, key)
         except BadImageError as error:
-            raise BadImageError(error.reason, f"{image.image_id}: {error.message}") from error
+            problem = error
         except (OSError, NotFoundError) as error:
-            raise BadImageError("unreadable", f"{image.image_id}: {error}") from error
+            problem = BadImageError("unreadable", str(error))
+        if bad is None:
+            raise BadImageError(problem.reason, f"{image.image_id}: {problem.message}") from problem
+        bad[place] = problem
+        return place, b"", None
 
     with ThreadPoolExecutor(workers, "decode") as pool:
         for start in range(0, len(images), _BATCH):
-            batch = list(pool.map(one, images[start : start + _BATCH]))
-            new = {key: pixels for key, pixels in batch if pixels is not None}
+            places = range(start, min(start + _BATCH, len(images)))
+            batch = list(pool.map(one, places))
+            new = {key: pixels for _, key, pixels in batch if pixels is not None}
             if new:
                 store.append(list(new), tower.encode(np.stack(list(new.values()))))
-            for place, (key, _) in enumerate(batch, start):
-                found_nd[place] = store.vectors[key]
+            for place, key, _ in batch:
+                if key:
+                    found_nd[place] = store.vectors[key]
             if progress is not None:
                 progress(done + start + len(batch))
 

@@ -10,7 +10,7 @@ import torch
 
 from cra.services.training import arrays, words
 from cra.services.training.base import CONFIG, Settings, Trainer, augment, ship
-from cra.services.training.contrast import multi_positive_loss, positives
+from cra.services.training.tuning.loss import multi_positive_loss, positives
 from cra.shared.model.checkpoints import find_model, load_clip
 
 TINY: dict[str, Any] = {

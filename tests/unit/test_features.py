@@ -126,6 +126,21 @@ def test_a_bad_image_is_named(tower: ImageTower, tmp_path: Path) -> None:
         features.load(IMAGES[:1], tower, tmp_path, views=0)
 
 
+def test_bad_images_are_noted_if_that_is_asked_for(tower: ImageTower, tmp_path: Path) -> None:
+    """Told to go on, it notes bad images by place, and the others have their vectors."""
+    bad = Image("halls/bad.jpg", "hall", (), lambda: b"no image")
+    gone = Image("halls/gone.jpg", "hall", (), (tmp_path / "gone.jpg").read_bytes)
+    noted: dict[int, BadImageError] = {}
+    found = features.load([IMAGES[0], bad, gone, IMAGES[1]], tower, tmp_path, views=2, bad=noted)
+    assert {place: error.reason for place, error in noted.items()} == {
+        1: "not_an_image",
+        2: "unreadable",
+    }
+    np.testing.assert_array_equal(
+        found[:, [0, 3]], features.load(IMAGES[:2], tower, tmp_path, views=2)
+    )
+
+
 def test_a_turned_photograph_is_upright_in_every_view(tower: ImageTower, tmp_path: Path) -> None:
     """The camera's orientation holds for crops as it does for the image as served."""
     rng = np.random.default_rng(0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cra.services.training import features
+from cra.services.training.data.dataset import DataSet, Image, Problem
 from cra.services.training.tuning import lora, run
 from cra.services.training.tuning.export import export
 from cra.services.training.tuning.interpolation import choose, interpolate
@@ -17,10 +18,11 @@ from cra.services.training.tuning.settings import TuningSettings
 from cra.services.training.tuning.start import merged, start
 from cra.services.training.tuning.trainer import Trainer
 from cra.shared.errors import FailedPreconditionError
-from cra.shared.model.checkpoints import ModelSource, load_clip
+from cra.shared.model.checkpoints import ModelSource, find_model, load_clip
 from cra.shared.model.image_tower import ImageTower
 from cra.shared.model.text_tower import TextTower
 from cra.shared.releases import read_release
+from tests.checkpoints import make_checkpoint
 from tests.tuning import SETTINGS, Heard, changed, make_base, make_dataset
 
 TRAIN, VALIDATION = make_dataset(range(3)), make_dataset(range(3, 5))
@@ -201,6 +203,43 @@ def test_a_state_of_another_run_is_refused(base: ModelSource, cache: Path, tmp_p
         )
 
 
+def test_a_state_of_another_base_is_refused(base: ModelSource, cache: Path, tmp_path: Path) -> None:
+    """Another text tower beside the same image tower is another run, and so is other validation."""
+    _tune(base, tmp_path / "work", cache)
+    other = find_model(str(make_checkpoint(tmp_path / "other", text_seed=1)))
+    with pytest.raises(ValueError, match="another base"):
+        _tune(other, tmp_path / "work", cache)
+    with pytest.raises(ValueError, match="other data"):
+        tune(
+            base,
+            TRAIN,
+            make_dataset([9]),
+            SETTINGS,
+            work=tmp_path / "work",
+            cache=cache,
+            listener=Heard(),
+        )
+
+
+def test_bad_images_take_no_part(base: ModelSource, cache: Path, tmp_path: Path) -> None:
+    """Told so, a run leaves bad images out, names them by row, and its data are the rest."""
+    bad = Image("bad.png", "g", ("塔",), lambda: b"no image", where="captions.jsonl:7")
+    problems: list[Problem] = []
+    tuned = tune(
+        base,
+        DataSet((bad, *TRAIN.images)),
+        VALIDATION,
+        SETTINGS,
+        work=tmp_path,
+        cache=cache,
+        listener=Heard(),
+        left_out=problems.append,
+    )
+    assert [problem.where for problem in problems] == ["captions.jsonl:7"]
+    assert tuned.train.digest == TRAIN.digest
+    assert tuned.start.tokenizer.added_tokens
+
+
 def test_training_ends_when_validation_says_so(
     base: ModelSource, cache: Path, tmp_path: Path
 ) -> None:
@@ -231,7 +270,7 @@ def test_everyday_captions_stay_where_they_were(
 def test_a_release_serves_what_was_tuned(base: ModelSource, cache: Path, tmp_path: Path) -> None:
     """What the run ends with, rounded to fp16, is what the release's tower computes."""
     tuned, _ = _tune(base, tmp_path / "work", cache)
-    written = export(tuned, TRAIN, SETTINGS, "tiny-tuned", tmp_path / "releases")
+    written = export(tuned, SETTINGS, "tiny-tuned", tmp_path / "releases")
     release = read_release(written.folder)
     assert release == written
     assert release.name == written.folder.name
@@ -253,7 +292,7 @@ def test_a_label_that_is_no_name_is_refused(base: ModelSource, cache: Path, tmp_
     """A release's label becomes part of object keys: only plain characters are taken."""
     tuned, _ = _tune(base, tmp_path / "work", cache)
     with pytest.raises(FailedPreconditionError, match="label"):
-        export(tuned, TRAIN, SETTINGS, "../up", tmp_path / "releases")
+        export(tuned, SETTINGS, "../up", tmp_path / "releases")
 
 
 def test_low_rank_updates_start_at_nothing_and_merge(base: ModelSource) -> None:

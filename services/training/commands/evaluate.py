@@ -18,7 +18,9 @@ from rich.progress import (
 from rich.table import Table
 
 from cra.services.training.commands.options import (
+    RELEASES,
     DataOptions,
+    cache_option,
     dataset_options,
     options_of,
     shares,
@@ -88,17 +90,11 @@ BASE: Final = "base"
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the intervals."
 )
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    default=Path(".data/features"),
-    show_default=True,
-    help="Image features, by tower.",
-)
+@cache_option
 @click.option(
     "--releases",
     type=click.Path(path_type=Path),
-    default=Path(".data/releases"),
+    default=RELEASES,
     show_default=True,
     help="Folder that published releases are fetched into.",
 )

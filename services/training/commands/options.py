@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -14,6 +15,9 @@ from cra.shared.settings import Settings
 TRAIN: Final = "train"
 VALIDATION: Final = "validation"
 TEST: Final = "test"
+
+RELEASES: Final = Path(".data/releases")
+"""Folder of releases, unless another is named."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -70,6 +74,15 @@ def dataset_options(command: Command) -> Command:
     ):
         command = add(command)
     return command
+
+
+cache_option = click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path(".data/features"),
+    show_default=True,
+    help="Image features, by tower.",
+)
 
 
 def options_of(

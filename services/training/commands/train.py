@@ -1,5 +1,6 @@
 """`cra train`: tune the text tower on image-text pairs, and end with a release."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,21 +10,22 @@ from typing import Any, Final
 
 import click
 import torch
-from rich.progress import Progress
 from rich.text import Text
 from torch import distributed
 
 from cra.services.training.commands.options import (
+    RELEASES,
     TRAIN,
     VALIDATION,
     DataOptions,
+    cache_option,
     dataset_options,
     options_of,
     shares,
     split_options,
 )
-from cra.services.training.data.dataset import DataSet
-from cra.services.training.data.opening import check_images, has_splits, without
+from cra.services.training.data.dataset import DataSet, Problem
+from cra.services.training.data.opening import has_splits
 from cra.services.training.data.split import split as split_by_group
 from cra.services.training.tuning.console import ConsoleListener
 from cra.services.training.tuning.export import export
@@ -75,7 +77,7 @@ _CHOICES: Final = {"precision": ["amp", "fp32"], "negatives": ["gallery", "batch
 @click.option(
     "--releases",
     type=click.Path(path_type=Path),
-    default=Path(".data/releases"),
+    default=RELEASES,
     show_default=True,
     help="Folder that the release is written below.",
 )
@@ -86,13 +88,7 @@ _CHOICES: Final = {"precision": ["amp", "fp32"], "negatives": ["gallery", "batch
     show_default=True,
     help="State of runs, and TensorBoard's files; a run that was interrupted goes on from there.",
 )
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    default=Path(".data/features"),
-    show_default=True,
-    help="Image features, by tower.",
-)
+@cache_option
 @click.option(
     "--snapshot-steps",
     default=100,
@@ -131,33 +127,35 @@ def train(settings: Settings, /, **parameters: Any) -> None:
     _make_folders(others)
     device = _join_processes(settings)
     first = not distributed.is_initialized() or distributed.get_rank() == 0
-    data, validation = (
-        _readable(part, options, show=first) for part in _data(options, settings, others)
-    )
+    data, validation = _data(options, settings, others)
     if first:
         _say(data, validation)
     cache = Path(settings.model_cache) if settings.model_cache else None
     source = find_model(settings.model, settings.config, cache)
     work = others["work"] / _name(others["label"], settings.model, data, chosen)
-    listener: Listener = (
-        Several(ConsoleListener(err), Recorder(work / "tensorboard")) if first else Several()
-    )
-    try:
-        tuned = tune(
-            source,
-            data,
-            validation,
-            chosen,
-            work=work,
-            cache=others["cache"],
-            listener=listener,
-            device=device,
-            snapshot_steps=others["snapshot_steps"],
-        )
-    except (ValueError, FloatingPointError, BadImageError) as error:
-        raise FailedPreconditionError(str(error)) from error
+    goes_on = options.columns.on_error == "continue"
+    with contextlib.ExitStack() as stack:
+        listeners: list[Listener] = []
+        if first:
+            listeners.append(stack.enter_context(ConsoleListener(err)))
+            listeners.append(stack.enter_context(Recorder(work / "tensorboard")))
+        try:
+            tuned = tune(
+                source,
+                data,
+                validation,
+                chosen,
+                work=work,
+                cache=others["cache"],
+                listener=Several(*listeners),
+                device=device,
+                snapshot_steps=others["snapshot_steps"],
+                left_out=(_left_out if first else _nothing) if goes_on else None,
+            )
+        except (ValueError, FloatingPointError, BadImageError) as error:
+            raise FailedPreconditionError(str(error)) from error
     if first:
-        release = export(tuned, data, chosen, others["label"], others["releases"])
+        release = export(tuned, chosen, others["label"], others["releases"])
         before, after = tuned.before.field, tuned.after.field
         err.print(
             f"validation R@{chosen.valid_k}: {100 * before:.1f} % before, {100 * after:.1f} % after"
@@ -188,21 +186,12 @@ def _data(
     return train_part, parts[VALIDATION]
 
 
-def _readable(part: DataSet, options: DataOptions, *, show: bool) -> DataSet:
-    """Return a part without the images that cannot be decoded, which it lists.
+def _left_out(problem: Problem) -> None:
+    err.print(Text.assemble(("left out", "red"), f" {problem}"))
 
-    Raises:
-        ClickException: there is one, and bad rows shall stop; or nothing is left.
-    """
-    with Progress(console=err, disable=not (show and err.is_terminal)) as bar:
-        task = bar.add_task("checking images", total=len(part))
-        problems = check_images(part.images, lambda done: bar.update(task, completed=done))
-    if problems and options.columns.on_error == "stop":
-        raise click.ClickException(str(problems[0]))
-    whole = without(part, problems)
-    if not any(image.captions for image in whole.images):
-        raise click.ClickException(f"{options.location}: no image with a caption is left")
-    return whole
+
+def _nothing(_: Problem) -> None:
+    """Another process says it."""
 
 
 def _make_folders(others: dict[str, Any]) -> None:
@@ -221,7 +210,7 @@ def _say(data: DataSet, validation: DataSet) -> None:
         err.print(f"{name}: {len(part):,} images, {pairs:,} captions, {groups:,} groups")
     problems = dict.fromkeys((*data.problems, *validation.problems))
     for problem in list(problems)[:_SHOWN]:
-        err.print(Text.assemble(("left out", "red"), f" {problem}"))
+        _left_out(problem)
     if len(problems) > _SHOWN:
         err.print(f"and {len(problems) - _SHOWN:,} more; `cra dataset check` lists all")
 

@@ -25,6 +25,11 @@ class Image:
     where: str = field(default="", compare=False, repr=False)
     """The row that it was first read from, as problems name it."""
 
+    @property
+    def row(self) -> str:
+        """File and line that it was read from, or its id where there is none."""
+        return self.where or self.image_id
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -89,7 +89,7 @@ def check_images(
             problem = f"cannot be read: {error}"
         else:
             return None
-        return Problem(_row(image), f"{image.image_id}: {problem}")
+        return Problem(image.row, f"{image.image_id}: {problem}")
 
     problems = []
     with ThreadPoolExecutor(workers, "check") as pool:
@@ -108,13 +108,8 @@ def without(dataset: DataSet, problems: Sequence[Problem]) -> DataSet:
         BadDataError: none is left.
     """
     bad = {problem.where for problem in problems}
-    images = tuple(image for image in dataset.images if _row(image) not in bad)
+    images = tuple(image for image in dataset.images if image.row not in bad)
     problems = (*dataset.problems, *problems)
     if not images:
         raise BadDataError(problems)
     return DataSet(images, problems)
-
-
-def _row(image: Image) -> str:
-    """Return what names the row of an image, and of no other."""
-    return image.where or image.image_id

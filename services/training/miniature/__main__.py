@@ -80,16 +80,17 @@ def encoder(source: ModelSource | Release) -> Encode:
 def run_seed(world: World, settings: TuningSettings) -> tuple[Release, Outcome]:
     """Tune with one seed, write the release, measure it on the test set."""
     work = world.work / f"run-{settings.seed}"
-    tuned = tune(
-        world.source,
-        world.train.dataset,
-        world.validation.dataset,
-        settings,
-        work=work,
-        cache=world.cache,
-        listener=ConsoleListener(_console),
-    )
-    release = export(tuned, world.train.dataset, settings, LABEL, work / "releases")
+    with ConsoleListener(_console) as listener:
+        tuned = tune(
+            world.source,
+            world.train.dataset,
+            world.validation.dataset,
+            settings,
+            work=work,
+            cache=world.cache,
+            listener=listener,
+        )
+    release = export(tuned, settings, LABEL, work / "releases")
     return release, Outcome.of(world.test.rank(encoder(release), world.test_nd))
 
 

@@ -84,16 +84,17 @@ def run(world: World, row: Row) -> Outcome:
             valid_step_interval=max(1, steps // 8),
         )
     work = world.work / "ablation" / _slug(row.name)
-    tuned = tune(
-        world.source,
-        train,
-        world.validation.dataset,
-        settings,
-        work=work,
-        cache=world.cache,
-        listener=ConsoleListener(_console),
-    )
-    release = export(tuned, train, settings, "ablation", work / "releases")
+    with ConsoleListener(_console) as listener:
+        tuned = tune(
+            world.source,
+            train,
+            world.validation.dataset,
+            settings,
+            work=work,
+            cache=world.cache,
+            listener=listener,
+        )
+    release = export(tuned, settings, "ablation", work / "releases")
     return Outcome.of(world.test.rank(encoder(release), world.test_nd))
 
 

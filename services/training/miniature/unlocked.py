@@ -18,7 +18,7 @@ from torch.nn import functional
 from cra.services.training.data.dataset import DataSet
 from cra.services.training.features import Features
 from cra.services.training.tuning.captions import Places
-from cra.services.training.tuning.loss import image_to_text_loss, text_to_image_loss
+from cra.services.training.tuning.loss import multi_positive_loss
 from cra.services.training.tuning.pairs import Pairs
 from cra.services.training.tuning.settings import TuningSettings
 from cra.services.training.tuning.start import start
@@ -89,11 +89,8 @@ class _BothTowers(Trainer):
             encoded_md = self._visual(_input(self._pixels_nssc[images_m]))
         images_md = functional.normalize(encoded_md.float(), dim=-1)
         texts_bd = self._encode(pairs.captions, batch_b)
-        positives_bm = pairs.positives(batch_b, images_m, settings)
-        scale = self.model.logit_scale.exp()
-        to_images = text_to_image_loss(texts_bd, images_md, positives_bm, scale).mean()
-        to_texts = image_to_text_loss(images_md, texts_bd, positives_bm.T, scale).mean()
-        return (to_images + to_texts) / 2
+        positives_mb = pairs.positives(batch_b, images_m, settings).T
+        return multi_positive_loss(images_md, texts_bd, positives_mb, self.model.logit_scale.exp())
 
 
 def _input(pixels_nssc: Pixels) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """What a run shows in a terminal: bars while it works, and a table of its validations."""
 
-from typing import Final
+from typing import Final, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -23,6 +23,8 @@ _SMOOTHING: Final = 0.95
 
 class ConsoleListener:
     """Prints how a run goes; see `run.Listener`. Without a terminal, lines take the bars' place.
+
+    A context: what it shows stands still at its end.
 
     Args:
         console: to print on.
@@ -64,7 +66,6 @@ class ConsoleListener:
 
     def chosen(self, choice: Choice) -> None:
         """See `run.Listener`."""
-        self._end()
         self._console.print(f"interpolation: {choice.factor:g} of the way from base to tuned")
 
     def _advance(self, name: str, done: int, total: int, description: str = "") -> None:
@@ -75,5 +76,8 @@ class ConsoleListener:
             self._tasks[name] = self._bars.add_task(name, total=total)
         self._bars.update(self._tasks[name], completed=done, description=description or name)
 
-    def _end(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._live.stop()

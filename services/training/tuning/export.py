@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cra.services.training.data.dataset import DataSet
 from cra.services.training.tuning.run import Tuned
 from cra.services.training.tuning.settings import TuningSettings
 from cra.services.training.tuning.validation import Score
@@ -18,7 +17,6 @@ from cra.shared.releases import Release, TrainingData
 
 def export(
     tuned: Tuned,
-    train: DataSet,
     settings: TuningSettings,
     label: str,
     parent: Path,
@@ -28,7 +26,6 @@ def export(
 
     Args:
         tuned: what the run ended with.
-        train: what it learnt.
         settings: of the run.
         label: first part of the release's name.
         parent: folder of releases.
@@ -48,10 +45,10 @@ def export(
         **(metrics or {}),
     }
     data = TrainingData(
-        digest=train.digest,
-        images=len(train),
-        pairs=sum(1 for _ in train.pairs()),
-        groups=len({image.group for image in train.images}),
+        digest=tuned.train.digest,
+        images=len(tuned.train),
+        pairs=sum(1 for _ in tuned.train.pairs()),
+        groups=len({image.group for image in tuned.train.images}),
     )
     fields: dict[str, Any] = {
         "label": label,
@@ -82,7 +79,7 @@ def _again(parent: Path, files: Mapping[str, bytes], fields: Mapping[str, Any]) 
         try:
             release = releases.read_release(folder)
         except FailedPreconditionError:
-            continue
+            continue  # another folder, of which nothing is asked here
         known = release.manifest.model_dump(exclude={"files", "created_at"}, mode="json")
         manifest = release.manifest.model_copy(update=dict(fields))
         same = manifest.model_dump(exclude={"files", "created_at"}, mode="json") == known

@@ -4,6 +4,8 @@ Shapes in this file: b captions, m images of the batch, n images of the gallery,
 dimension.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional
 
@@ -42,6 +44,42 @@ def image_to_text_loss(
     Arguments as for `text_to_image_loss`.
     """
     return _soft(scale * images_md @ texts_bd.T, positives_mb, label_smoothing)
+
+
+def multi_positive_loss(
+    images_md: torch.Tensor, texts_bd: torch.Tensor, positives_mb: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """Return InfoNCE within a batch, in both directions, each towards an even spread.
+
+    With one text an image and no equals this is CLIP's own loss.
+
+    Args:
+        images_md: unit vectors.
+        texts_bd: unit vectors.
+        positives_mb: from `positives`; every row and column has one.
+        scale: what similarities are multiplied by.
+    """
+    to_images = text_to_image_loss(texts_bd, images_md, positives_mb.T, scale).mean()
+    to_texts = image_to_text_loss(images_md, texts_bd, positives_mb, scale).mean()
+    return (to_images + to_texts) / 2
+
+
+def positives(owners: Sequence[int], texts: Sequence[str], images: int) -> torch.Tensor:
+    """Tell which texts describe which images: their own, and those that read the same.
+
+    Args:
+        owners: for each of m texts, which image it was written for.
+        texts: the m texts.
+        images: n.
+
+    Returns:
+        float32 of shape [n, m], 1 for a pair that belongs together.
+    """
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    written_nk = torch.zeros(images, len(numbers))
+    ids_m = torch.tensor([numbers[text] for text in texts])
+    written_nk[torch.tensor(owners), ids_m] = 1.0
+    return written_nk[:, ids_m]
 
 
 def keep_loss(texts_kd: torch.Tensor, base_kd: torch.Tensor) -> torch.Tensor:

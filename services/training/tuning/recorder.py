@@ -1,6 +1,7 @@
 """The course of a run for TensorBoard."""
 
 from pathlib import Path
+from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -9,7 +10,7 @@ from cra.services.training.tuning.validation import Score
 
 
 class Recorder:
-    """Writes a run's course as TensorBoard reads it; see `run.Listener`.
+    """Writes a run's course as TensorBoard reads it; see `run.Listener`. A context.
 
     Args:
         folder: of the event files.
@@ -39,6 +40,11 @@ class Recorder:
             self._add("interpolation/field", field, round(100 * factor))
             if general is not None:
                 self._add("interpolation/everyday", general, round(100 * factor))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._writer.close()
 
     def _add(self, name: str, value: float, step: int) -> None:

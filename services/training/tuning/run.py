@@ -3,16 +3,16 @@
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import distributed
 
 from cra.services.training import features
-from cra.services.training.data.dataset import DataSet
+from cra.services.training.data.dataset import DataSet, Problem
 from cra.services.training.features import Features
 from cra.services.training.tuning.captions import Captions
 from cra.services.training.tuning.interpolation import Choice, choose, interpolate
@@ -23,6 +23,7 @@ from cra.services.training.tuning.trainer import Kept, Trainer
 from cra.services.training.tuning.validation import Score, Validation
 from cra.shared.model.checkpoints import ModelSource
 from cra.shared.model.image_tower import ImageTower
+from cra.shared.model.pixels import BadImageError
 from cra.shared.model.text_tower import TextModel, TextTower
 
 STATE: Final = "state.pt"
@@ -82,6 +83,8 @@ class Tuned:
     model: TextModel
     """fp32, in eval mode, on CPU; of the same shapes as `start.config`."""
     start: Start
+    train: DataSet
+    """What was learnt, without what was left out."""
     image_tower: str
     """Fingerprint of the tower that it was tuned against."""
     base: str
@@ -106,6 +109,7 @@ def tune(
     listener: Listener,
     device: str = "cpu",
     snapshot_steps: int = 100,
+    left_out: Callable[[Problem], None] | None = None,
 ) -> Tuned:
     """Tune a text tower; a run that was interrupted goes on where it was.
 
@@ -119,16 +123,18 @@ def tune(
         listener: hears how it goes.
         device: `cpu`, `cuda` or `cuda:N`.
         snapshot_steps: between two states on disk.
+        left_out: called with each image that cannot be decoded, which then takes no part; without
+            it the first one ends the run.
 
     Raises:
         ValueError: there is no caption, or `work` holds the state of another run.
         FloatingPointError: the loss is not finite.
         FailedPreconditionError: the base model does not load.
-        BadImageError: an image cannot be decoded.
+        BadImageError: an image cannot be decoded, and `left_out` is not given.
     """
     tower = ImageTower(source, device)
-    train_vnd = _features(train, "train", tower, cache, settings.views, listener)
-    valid_nd = _features(validation, "validation", tower, cache, 1, listener)[0]
+    train, train_vnd = _read(train, "train", tower, cache, settings.views, listener, left_out)
+    validation, valid_vnd = _read(validation, "validation", tower, cache, 1, listener, left_out)
     begun = start(source, (text for _, text in train.pairs()), settings)
     base = TextTower(source, device)
     trainer = Trainer(
@@ -139,9 +145,16 @@ def tune(
         _kept(train, begun, base, cache),
     )
     first = merged(begun.model, begun.config)
-    check = Validation(validation, valid_nd, begun.tokenizer, settings.valid_k)
+    check = Validation(validation, valid_vnd[0], begun.tokenizer, settings.valid_k)
     run = _Run(
-        trainer, begun, check, settings, listener, device, work, _identity(source, train, tower)
+        trainer,
+        begun,
+        check,
+        settings,
+        listener,
+        device,
+        work,
+        _identity(base, train, validation),
     )
     run.resume(check.score(first, device))
     run.go(snapshot_steps)
@@ -159,6 +172,7 @@ def tune(
     return Tuned(
         best.eval(),
         begun,
+        train,
         tower.image_tower,
         base.release,
         run.best_step,
@@ -202,7 +216,8 @@ class _Run:
         extra = self._trainer.restore(self._path)
         if extra["identity"] != self._identity:
             raise ValueError(f"{self._path} belongs to other data or another base; remove it")
-        self.best, self.best_step = extra["best"], extra["best_step"]
+        self.best = {name: value.cpu() for name, value in extra["best"].items()}
+        self.best_step = extra["best_step"]
         self.best_score = Score(*extra["best_score"])
         self._since_best = extra["since_best"]
 
@@ -243,13 +258,40 @@ class _Run:
         self._trainer.save(self._path, extra)
 
 
-def _features(
-    dataset: DataSet, split: str, tower: ImageTower, cache: Path, views: int, listener: Listener
-) -> Features:
+def _read(
+    dataset: DataSet,
+    split: str,
+    tower: ImageTower,
+    cache: Path,
+    views: int,
+    listener: Listener,
+    left_out: Callable[[Problem], None] | None,
+) -> tuple[DataSet, Features]:
+    """Return a split and its features, without the images that cannot be decoded."""
     total = views * len(dataset)
-    return features.load(
-        dataset.images, tower, cache, views, lambda done: listener.features(split, done, total)
+    bad: dict[int, BadImageError] = {}
+    vectors_vnd = features.load(
+        dataset.images,
+        tower,
+        cache,
+        views,
+        lambda done: listener.features(split, done, total),
+        bad=None if left_out is None else bad,
     )
+    if left_out is None or not bad:
+        return dataset, vectors_vnd
+    problems = [
+        Problem(
+            dataset.images[place].row,
+            f"{dataset.images[place].image_id}: {bad[place].reason}: {bad[place].message}",
+        )
+        for place in sorted(bad)
+    ]
+    for problem in problems:
+        left_out(problem)
+    good = [place for place in range(len(dataset)) if place not in bad]
+    images = tuple(dataset.images[place] for place in good)
+    return DataSet(images, (*dataset.problems, *problems)), vectors_vnd[:, good]
 
 
 def _kept(train: DataSet, begun: Start, base: TextTower, cache: Path) -> Kept | None:
@@ -281,7 +323,7 @@ def _interpolated(
     return choose(score, settings.wise_general)
 
 
-def _identity(source: ModelSource, train: DataSet, tower: ImageTower) -> str:
+def _identity(base: TextTower, train: DataSet, validation: DataSet) -> str:
     """Return what a state on disk must have been made from, apart from the settings."""
-    parts: list[Any] = [source.name, tower.image_tower, train.digest]
+    parts = [base.release, base.image_tower, train.digest, validation.digest]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
