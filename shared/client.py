@@ -5,6 +5,7 @@ with SearchClient("dns:///gateway:50051") as client:
         print(hit.rank, hit.image_id, hit.score)
 """
 
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Final, Self
 
@@ -13,6 +14,7 @@ import grpc
 from cra.search.v1 import search_pb2 as pb
 from cra.search.v1 import search_pb2_grpc as pb_grpc
 from cra.shared import rpc
+from cra.shared.errors import ResourceExhaustedError, UnavailableError
 
 SERVICE: Final = "cra.search.v1.SearchService"
 
@@ -28,13 +30,16 @@ class SearchClient:
         token: sent as a bearer token, if not empty.
         timeout: seconds for one call; longer than the gateway waits for its own parts, so that
             the error names the one that is slow.
+        tries: times that `search` and `call` are tried while the gateway has too much to do or
+            cannot be reached, each after the pause that it asks for.
     """
 
-    def __init__(self, target: str, token: str = "", timeout: float = 15.0) -> None:
+    def __init__(self, target: str, token: str = "", timeout: float = 15.0, tries: int = 1) -> None:
         self._server = f"the gateway at {target}"
         self._channel = rpc.open_channel(target, SERVICE, token)
         self._stub = pb_grpc.SearchServiceStub(self._channel)
         self._timeout = timeout
+        self._tries = tries
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +101,14 @@ class SearchClient:
 
     def call(self, request: pb.SearchRequest) -> pb.SearchResponse:
         """Send a request as it is."""
+        for _ in range(self._tries - 1):
+            try:
+                return self._call(request)
+            except (ResourceExhaustedError, UnavailableError) as error:
+                threading.Event().wait(error.retry_after)
+        return self._call(request)
+
+    def _call(self, request: pb.SearchRequest) -> pb.SearchResponse:
         try:
             return self._stub.Search(request, timeout=self._timeout)
         except grpc.RpcError as error:

@@ -11,11 +11,9 @@ from cra.services.training.buildings import oracle
 from cra.services.training.buildings.attributes import Speech
 from cra.services.training.buildings.dataset import Picture
 from cra.shared.client import SearchClient
-from cra.shared.errors import ResourceExhaustedError, UnavailableError
 
 KS: Final = (1, 5, 10, 20)
 _THREADS: Final = 8
-_TRIES: Final = 5
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def measure(
 
     def one(query: tuple[str, str]) -> None:
         key, text = query
-        hits = _search(client, text, where, text_release)
+        hits = client.search(text, top_k=max(KS), where=where, text_release=text_release).hits
         wanted = image_id(key)
         rank = next((hit.rank for hit in hits if hit.image_id == wanted), None)
         with lock:
@@ -90,18 +88,3 @@ def measure(
         )
         for k in KS
     ]
-
-
-def _search(
-    client: SearchClient, text: str, where: pb.Filter | None, text_release: str
-) -> Sequence[pb.Hit]:
-    def search() -> Sequence[pb.Hit]:
-        return client.search(text, top_k=max(KS), where=where, text_release=text_release).hits
-
-    pause = threading.Event()
-    for _ in range(_TRIES - 1):
-        try:
-            return search()
-        except (ResourceExhaustedError, UnavailableError) as error:
-            pause.wait(error.retry_after)
-    return search()

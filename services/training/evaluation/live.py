@@ -5,7 +5,6 @@ scores by image_id, so that what differs is the index (and the precision of the 
 filled by), and nothing else.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,14 +22,11 @@ from cra.shared.client import SearchClient
 from cra.shared.errors import (
     FailedPreconditionError,
     NotFoundError,
-    ResourceExhaustedError,
-    UnavailableError,
 )
 
 DEPTH: Final = max(KS)
 """Hits that are asked for."""
 _THREADS: Final = 8
-_TRIES: Final = 5
 _NOISE: Final = 1e-5
 """Cosines of one pair, computed here and there, differ by less."""
 
@@ -93,7 +89,7 @@ class LiveGallery:
 
         def is_there(image_id: str) -> bool:
             try:
-                self._call(pb.SearchRequest(image_id=image_id, top_k=1))
+                self._client.call(pb.SearchRequest(image_id=image_id, top_k=1))
             except NotFoundError:
                 return False
             return True
@@ -125,7 +121,7 @@ class LiveGallery:
             request = pb.SearchRequest(
                 text=text, top_k=DEPTH, filter=self._where, text_release=release
             )
-            response = self._call(request)
+            response = self._client.call(request)
             if response.image_tower != image_tower:
                 raise FailedPreconditionError(
                     f"the gateway searches vectors of image tower {response.image_tower}, "
@@ -140,15 +136,6 @@ class LiveGallery:
             return np.array([self._places[hit.image_id] for hit in response.hits], np.int64)
 
         return list(_all(one, texts, progress))
-
-    def _call(self, request: pb.SearchRequest) -> pb.SearchResponse:
-        pause = threading.Event()
-        for _ in range(_TRIES - 1):
-            try:
-                return self._client.call(request)
-            except (ResourceExhaustedError, UnavailableError) as error:
-                pause.wait(error.retry_after)
-        return self._client.call(request)
 
 
 def measure(

@@ -1,0 +1,75 @@
+"""The client's patience: tries again after the server's pause, as often as it was told."""
+
+from collections.abc import Iterator
+from concurrent import futures
+
+import grpc
+import pytest
+from grpc_status import rpc_status
+
+from cra.search.v1 import search_pb2 as pb
+from cra.search.v1 import search_pb2_grpc as pb_grpc
+from cra.shared import rpc
+from cra.shared.client import SearchClient
+from cra.shared.errors import CraError, InvalidArgumentError, ResourceExhaustedError
+
+
+class Busy(pb_grpc.SearchServiceServicer):
+    """Answers with errors first, and then as it should."""
+
+    def __init__(self) -> None:
+        self.errors: list[CraError] = []
+        self.calls = 0
+
+    def Search(  # noqa: N802
+        self, request: pb.SearchRequest, context: grpc.ServicerContext
+    ) -> pb.SearchResponse:
+        """See proto/cra/search/v1."""
+        self.calls += 1
+        if self.errors:
+            context.abort_with_status(rpc_status.to_status(rpc.to_status(self.errors.pop(0))))
+        return pb.SearchResponse(request_id=request.request_id)
+
+    def SearchStream(  # noqa: N802
+        self, request_iterator: Iterator[pb.SearchStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.SearchStreamResponse]:
+        """Not asked for here."""
+        raise NotImplementedError
+
+
+@pytest.fixture
+def busy() -> Iterator[tuple[Busy, str]]:
+    """A gateway and where it is."""
+    servicer = Busy()
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    pb_grpc.add_SearchServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield servicer, f"dns:///127.0.0.1:{port}"
+    server.stop(None)
+
+
+def test_it_tries_again_as_often_as_told(busy: tuple[Busy, str]) -> None:
+    """Three tries get past two refusals; the third refusal of three is the caller's."""
+    servicer, target = busy
+    too_much = ResourceExhaustedError("too much", retry_after=0.01)
+    with SearchClient(target, tries=3) as client:
+        servicer.errors = [too_much, too_much]
+        assert client.call(pb.SearchRequest(request_id="one")).request_id == "one"
+        assert servicer.calls == 3
+        servicer.errors = [too_much, too_much, too_much]
+        with pytest.raises(ResourceExhaustedError):
+            client.search("塔")
+        assert servicer.calls == 6
+
+
+def test_it_tries_once_unless_told_and_never_what_is_wrong(busy: tuple[Busy, str]) -> None:
+    """By default an error is the caller's at once; one that no pause mends always is."""
+    servicer, target = busy
+    servicer.errors = [ResourceExhaustedError("too much", retry_after=0.01)]
+    with SearchClient(target) as client, pytest.raises(ResourceExhaustedError):
+        client.search("塔")
+    servicer.errors = [InvalidArgumentError("text", "is bad")]
+    with SearchClient(target, tries=3) as client, pytest.raises(InvalidArgumentError):
+        client.search("塔")
+    assert servicer.calls == 2
