@@ -43,7 +43,7 @@ check: $(VENV)/.dev .build/pb .build/typing ## lint the contract and the code, c
 bench: $(VENV)/.dev ## measure beside the alternatives; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.bench
 
-miniature: $(VENV)/.local ## tune the text tower on the shipped data with three seeds, in about 15 minutes
+miniature: $(VENV)/.local ## tune the text tower on the shipped data with three seeds, in under 15 minutes
 	@$(BIN)/python -m cra.services.training.miniature
 
 ablation: $(VENV)/.local ## change one part of the recipe at a time, in under two hours
