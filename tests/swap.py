@@ -14,6 +14,7 @@ import numpy.typing as npt
 from cra.search.v1 import search_pb2 as pb
 from cra.search.v1 import search_pb2_grpc as pb_grpc
 from cra.services.gateway.paging import PageTokens
+from cra.services.gateway.query_cache import QueryCache
 from cra.services.gateway.search import SearchEngine
 from cra.services.gateway.servicer import SearchServicer
 from cra.shared.adapters.object_store import S3ObjectStore
@@ -189,7 +190,9 @@ def running(s3: Settings, milvus_uri: str, folder: Path) -> Iterator[World]:
         encoder = RemoteEncoder(target)
         vectors = stack.enter_context(contextlib.closing(MilvusVectorStore(settings)))
         images = fill(vectors, replicas[0], pictures)
-        engine = SearchEngine(encoder, vectors, S3ObjectStore(settings), PageTokens("key"))
+        engine = SearchEngine(
+            encoder, vectors, S3ObjectStore(settings), PageTokens("key"), QueryCache(100)
+        )
         servicer = SearchServicer(engine, 32)
         server = Server(
             Settings(max_calls=32, drain_seconds=5),

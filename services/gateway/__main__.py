@@ -2,6 +2,7 @@
 
 from cra.search.v1 import search_pb2_grpc as pb_grpc
 from cra.services.gateway.paging import PageTokens
+from cra.services.gateway.query_cache import QueryCache
 from cra.services.gateway.search import SearchEngine
 from cra.services.gateway.servicer import SearchServicer
 from cra.shared.adapters.object_store import S3ObjectStore
@@ -9,6 +10,7 @@ from cra.shared.adapters.remote_encoder import RemoteEncoder
 from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.server import Server, run_service
 from cra.shared.settings import Settings
+from cra.shared.telemetry import serve_metrics
 
 
 def main(settings: Settings) -> None:
@@ -24,7 +26,9 @@ def main(settings: Settings) -> None:
         vectors,
         S3ObjectStore(settings),
         PageTokens(settings.page_key.get_secret_value()),
+        QueryCache(settings.query_cache),
     )
+    serve_metrics(settings.host, settings.gateway_metrics_port)
     servicer = SearchServicer(engine, settings.max_calls)
     server = Server(
         settings,

@@ -8,6 +8,7 @@ import numpy as np
 
 from cra.services.gateway.paging import PageTokens, Position
 from cra.services.gateway.query import MAX_RESULTS, Query, Term
+from cra.services.gateway.query_cache import QueryCache
 from cra.shared.domain import ObjectRef, ScoredImage, SearchFilter, Vector
 from cra.shared.errors import (
     FailedPreconditionError,
@@ -75,11 +76,13 @@ class SearchEngine:
         vectors: VectorStore,
         objects: ObjectStore,
         page_tokens: PageTokens,
+        cache: QueryCache,
     ) -> None:
         self._encoder = encoder
         self._vectors = vectors
         self._objects = objects
         self._page_tokens = page_tokens
+        self._cache = cache
         self._models: tuple[float, Models] | None = None
 
     def search(self, query: Query, timeout: float | None = None) -> Ranking:
@@ -223,8 +226,17 @@ class SearchEngine:
     ) -> EncodedTexts:
         """Encode with the release that is named, else with the active one."""
         release = named or models.active_release.name
+        known = next((one for one in models.releases if one.name == release), None)
         try:
-            answer = self._encoder.embed_texts(texts, release, timeout)
+            # Of a release that is not loaded where this looked, only a replica can tell.
+            if known is None or known.state is not ReleaseState.LOADED:
+                answer = self._encoder.embed_texts(texts, release, timeout)
+            else:
+                answer = self._cache.embed(
+                    texts,
+                    known,
+                    lambda missing: self._encoder.embed_texts(missing, release, timeout),
+                )
         except (NotFoundError, FailedPreconditionError):
             if named:
                 raise

@@ -10,6 +10,7 @@ import pytest
 from cra.search.v1 import search_pb2 as pb
 from cra.search.v1 import search_pb2_grpc as pb_grpc
 from cra.services.gateway.paging import PageTokens
+from cra.services.gateway.query_cache import QueryCache
 from cra.services.gateway.search import SearchEngine
 from cra.services.gateway.servicer import SearchServicer
 from cra.shared.adapters.object_store import S3ObjectStore
@@ -80,7 +81,7 @@ def gateway(
     store: MilvusVectorStore, encoder: ColourEncoder, s3: Settings, max_calls: int = 16
 ) -> Iterator[SearchClient]:
     """Run a gateway; yield a client of it."""
-    engine = SearchEngine(encoder, store, S3ObjectStore(s3), PageTokens("key"))
+    engine = SearchEngine(encoder, store, S3ObjectStore(s3), PageTokens("key"), QueryCache(100))
     servicer = SearchServicer(engine, max_calls)
     server = Server(
         Settings(max_calls=max_calls, drain_seconds=5),

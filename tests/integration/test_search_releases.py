@@ -10,6 +10,7 @@ from cra.search.v1 import search_pb2 as pb
 from cra.services.gateway import search as search_module
 from cra.services.gateway.paging import PageTokens
 from cra.services.gateway.query import parse
+from cra.services.gateway.query_cache import QueryCache
 from cra.services.gateway.search import Ranking, SearchEngine
 from cra.shared.adapters.object_store import S3ObjectStore
 from cra.shared.adapters.vector_store import MilvusVectorStore
@@ -92,7 +93,7 @@ def search(replica: Replica, vectors: MilvusVectorStore, s3: Settings) -> Callab
         lambda: len(vectors.search(tower.fingerprint, images[0].vector, 9, SearchFilter())) == 3,
         "all are searchable",
     )
-    engine = SearchEngine(replica, vectors, S3ObjectStore(s3), PageTokens("key"))
+    engine = SearchEngine(replica, vectors, S3ObjectStore(s3), PageTokens("key"), QueryCache(100))
     return lambda **fields: engine.search(parse(pb.SearchRequest(**fields)))
 
 
