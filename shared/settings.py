@@ -85,10 +85,27 @@ class Settings(EnvironmentSettings):
         "auto", description="`cpu`, `cuda`, `cuda:N`; auto: CUDA if there is one"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="arithmetic of the towers; auto: fp32 on CPU, bf16 or fp16 on CUDA"
+        "auto",
+        description="arithmetic of the towers; auto: the fastest that the device has and whose "
+        "vectors keep a cosine of 0.999 with fp32",
     )
-    tower_threads: int = Field(1, ge=1, le=256, description="CPU threads of each tower's process")
-    max_batch: int = Field(32, ge=1, le=256, description="most items in one forward pass")
+    runtime: Literal["auto", "torch", "openvino"] = Field(
+        "auto", description="engine of the towers; auto: OpenVINO on CPU, torch on CUDA"
+    )
+    converted_models: str = Field(
+        "",
+        description="folder for towers converted for OpenVINO, each once; empty: "
+        "`~/.cache/cra/converted`",
+    )
+    tower_threads: int = Field(
+        0, ge=0, le=256, description="CPU threads of each tower's process; 0: one a core"
+    )
+    max_batch: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="most items in one forward pass; 0: found by measuring",
+    )
     max_queue: int = Field(
         512, ge=1, le=100_000, description="most items that wait for each tower; more is refused"
     )
@@ -98,6 +115,9 @@ class Settings(EnvironmentSettings):
     embedding_port: Port = Field(50052, description="port of the embedding service")
     ingest_port: Port = Field(50053, description="port of the ingest service")
     events_port: Port = Field(8081, description="port of the bucket event receiver")
+    gateway_metrics_port: int = Field(
+        9101, ge=0, le=65535, description="port of the gateway's Prometheus metrics; 0: none"
+    )
     max_calls: int = Field(
         64, ge=2, le=1024, description="calls that a server works on at once; more is refused"
     )
@@ -108,6 +128,9 @@ class Settings(EnvironmentSettings):
     gateway_target: str = Field("dns:///127.0.0.1:50051", description="where clients find Search")
     embedding_target: str = Field("dns:///127.0.0.1:50052", description="where encoders are found")
     ingest_target: str = Field("dns:///127.0.0.1:50053", description="where ingest is found")
+    query_cache: int = Field(
+        10_000, ge=0, le=1_000_000, description="vectors of texts that a gateway remembers; 0: none"
+    )
     encode_timeout: float = Field(
         30.0, gt=0, le=600, description="seconds that ingest waits for a batch to be encoded"
     )
@@ -158,6 +181,9 @@ class Settings(EnvironmentSettings):
         "start",
     )
 
+    worker_processes: int = Field(
+        0, ge=0, le=256, description="processes of an ingest worker; 0: one a core, two at least"
+    )
     ingest_batch: int = Field(16, ge=1, le=64, description="images that a task takes at once")
     lease_seconds: int = Field(
         60, ge=5, le=3600, description="silence after which a task's objects go back in line"

@@ -7,6 +7,9 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
+from prometheus_client import start_http_server
+
+from cra.shared.errors import FailedPreconditionError
 
 
 def configure_logging(service: str, log_format: str = "console", level: str = "INFO") -> None:
@@ -49,6 +52,22 @@ def configure_logging(service: str, log_format: str = "console", level: str = "I
     # An outage is told by the adapter's error; these would tell it again at every try.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def serve_metrics(host: str, port: int) -> None:
+    """Show this process's metrics to Prometheus at `/metrics`, unless `port` is 0.
+
+    Raises:
+        FailedPreconditionError: the port is taken.
+    """
+    if not port:
+        return
+    try:
+        start_http_server(port, host)
+    except OSError as error:
+        raise FailedPreconditionError(
+            f"cannot listen on {host}:{port}: {error.strerror}"
+        ) from error
 
 
 def new_id() -> str:

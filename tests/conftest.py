@@ -11,6 +11,14 @@ from cra.shared.settings import Settings
 from tests import releases, servers
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _converted_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have each model be converted once for all tests and their processes, and nowhere else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRA_CONVERTED_MODELS", str(tmp_path_factory.getbasetemp() / "converted"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis server."""

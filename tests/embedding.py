@@ -61,8 +61,11 @@ class ColourTowers:
         dimension=SIDE * SIDE * 3,
         input_size=SIDE,
         preprocessing=PREPARED.fingerprint,
+        engine="fake",
         device="cpu",
         precision="fp32",
+        text_batch=4,
+        image_batch=4,
     )
 
     def __init__(self) -> None:
@@ -208,7 +211,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def running(**changes: Any) -> Iterator[Service]:
     """Run the service with settings of its own; without those of a store, it has none."""
     defaults = {
-        "max_batch": 4,
         "max_queue": 70,
         "drain_seconds": SOON,
         "max_calls": 16,

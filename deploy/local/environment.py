@@ -110,12 +110,15 @@ def check_ports(settings: Settings, local: LocalSettings) -> None:
         "CRA_EMBEDDING_PORT": (settings.embedding_port, settings.host),
         "CRA_INGEST_PORT": (settings.ingest_port, settings.host),
         "CRA_EVENTS_PORT": (settings.events_port, settings.host),
+        "CRA_GATEWAY_METRICS_PORT": (settings.gateway_metrics_port, settings.host),
         "CRA_S3_PORT": (local.s3_port, "127.0.0.1"),
         "CRA_MILVUS_PORT": (local.milvus_port, "127.0.0.1"),
     }
     problems = []
     seen: dict[int, str] = {}
     for name, (port, host) in needed.items():
+        if port == 0:  # none is wanted
+            continue
         if port in seen:
             problems.append(f"port {port} is given to both {seen[port]} and {name}")
         elif not is_free(port, host):
@@ -140,6 +143,7 @@ def build(settings: Settings, local: LocalSettings) -> dict[str, str]:
         **os.environ,
         **derive(settings, local),
         "CRA_DATA_DIR": str(local.data),
+        "CRA_CONVERTED_MODELS": settings.converted_models or str(local.data / "converted"),
         "CRA_REDIS_PORT": str(redis_port),
         "CRA_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
         "PATH": os.pathsep.join([str(_BIN), os.environ.get("PATH", os.defpath)]),

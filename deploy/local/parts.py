@@ -151,6 +151,7 @@ def _configure_s3(folder: Path, settings: Settings, local: LocalSettings, redis_
         settings.embedding_port,
         settings.ingest_port,
         settings.events_port,
+        settings.gateway_metrics_port,
     }
     options: dict[str, str | int] = {
         "ip": "127.0.0.1",

@@ -57,13 +57,13 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         self._preprocessing = Preprocessing(towers.info.input_size)
         self._texts: Batcher[_Text, tuple[Vector, bool]] = Batcher(
             lambda batch: towers.encode_texts(batch[0].release, [one.text for one in batch]),
-            settings.max_batch,
+            towers.info.text_batch,
             settings.max_queue,
             "text",
             group=lambda one: one.release,
         )
         self._images: Batcher[Pixels, Vector] = Batcher(
-            towers.encode_images, settings.max_batch, settings.max_queue, "image"
+            towers.encode_images, towers.info.image_batch, settings.max_queue, "image"
         )
         self._decoders = ThreadPoolExecutor(2, "decode")
 
@@ -157,7 +157,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
                 )
                 for one in served.releases
             ],
-            runtime="torch",
+            runtime=info.engine,
             device=info.device,
             precision=info.precision,
             base_release=info.release,

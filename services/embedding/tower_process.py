@@ -6,41 +6,43 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from cra.services.embedding import batch_size
+from cra.services.embedding.engine import Engine
+from cra.shared.budget import LOW_PRIORITY
 from cra.shared.errors import FailedPreconditionError, UnavailableError
 from cra.shared.releases import Release
-from cra.shared.settings import Settings
 
 if TYPE_CHECKING:
-    from cra.shared.model.image_tower import ImageTower
-    from cra.shared.model.text_tower import TextTower
+    from cra.shared.model.encoders import ImageEncoder, TextEncoder
 
-IMAGE_NICENESS: Final = 10
+_TYPICAL: Final = "飞檐翘角的大殿前有一对石狮和红色的大门"
+"""A query of 21 tokens."""
 
-Load = Callable[[Settings, Sequence[Release]], None]
+Load = Callable[[Engine, Sequence[Release]], None]
 
-_image_tower: "ImageTower"
-_base_tower: "TextTower"
-_text_towers: "dict[str, TextTower]" = {}
+_engine: Engine
+_image_tower: "ImageEncoder"
+_base_tower: "TextEncoder"
+_text_towers: "dict[str, TextEncoder]" = {}
 """By release."""
-_loading: "dict[str, Future[TextTower]]" = {}
+_loading: "dict[str, Future[TextEncoder]]" = {}
 _loader: ThreadPoolExecutor
 _problem: Exception | None = None
 
 
-def begin(load: Load, settings: Settings, releases: Sequence[Release]) -> None:
+def begin(load: Load, engine: Engine, releases: Sequence[Release]) -> None:
     """Load a tower; if that fails, keep the reason for the first call instead of dying with it."""
     global _problem  # noqa: PLW0603 - one tower a process
     # Ctrl-C reaches the whole group; the parent drains first and then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        load(settings, releases)
+        load(engine, releases)
     except Exception as error:  # raised again by _check
         _problem = error
 
@@ -58,44 +60,27 @@ def _check() -> None:
         raise _problem
 
 
-def load_text_towers(settings: Settings, releases: Sequence[Release]) -> None:
+def load_text_towers(engine: Engine, releases: Sequence[Release]) -> None:
     """Load the model's own text tower, and the releases that an earlier process had."""
-    global _base_tower, _loader  # noqa: PLW0603
-    from cra.shared.model.text_tower import TextTower  # noqa: PLC0415 - torch, only here
-
-    _limit_threads(settings)
-    _base_tower = TextTower(_source(settings), settings.device, settings.precision)
+    global _engine, _base_tower, _loader  # noqa: PLW0603
+    _engine = engine
+    _base_tower = engine.text_tower()
     _text_towers[_base_tower.release] = _base_tower
-    _loader = ThreadPoolExecutor(1, "load", initializer=_limit_threads, initargs=(settings,))
+    _loader = ThreadPoolExecutor(1, "load", initializer=engine.limit_threads)
     for release in releases:
-        start_loading(release, settings)
+        start_loading(release)
     for release in releases:
         # What fails is missed by the parent, which asks what is there and loads it anew.
         if _loading[release.name].exception() is None:
             is_loaded(release.name)
 
 
-def load_image_tower(settings: Settings, releases: Sequence[Release]) -> None:
+def load_image_tower(engine: Engine, releases: Sequence[Release]) -> None:
     """Load the image tower, and work at low priority from now on."""
-    global _image_tower  # noqa: PLW0603
-    from cra.shared.model.image_tower import ImageTower  # noqa: PLC0415
-
-    os.nice(IMAGE_NICENESS)
-    _limit_threads(settings)
-    _image_tower = ImageTower(_source(settings), settings.device, settings.precision)
-
-
-def _limit_threads(settings: Settings) -> None:
-    import torch  # noqa: PLC0415
-
-    torch.set_num_threads(settings.tower_threads)
-
-
-def _source(settings: Settings) -> Any:
-    from cra.shared.model.checkpoints import find_model  # noqa: PLC0415
-
-    cache = Path(settings.model_cache) if settings.model_cache else None
-    return find_model(settings.model, settings.config, cache)
+    global _engine, _image_tower  # noqa: PLW0603
+    _engine = engine
+    os.nice(LOW_PRIORITY)
+    _image_tower = engine.image_tower()
 
 
 def text_info() -> dict[str, Any]:
@@ -104,8 +89,10 @@ def text_info() -> dict[str, Any]:
     return {
         "release": _base_tower.release,
         "normalizer": _base_tower.tokenizer.normalizer,
+        "engine": _base_tower.runtime.engine,
         "device": _base_tower.runtime.device,
         "precision": _base_tower.runtime.precision,
+        "text_batch": _engine.max_batch or batch_size.measure(_encode_texts, _most()),
     }
 
 
@@ -119,7 +106,22 @@ def image_info() -> dict[str, Any]:
         "dimension": tower.dimension,
         "input_size": tower.preprocessing.input_size,
         "preprocessing": tower.preprocessing.fingerprint,
+        "image_batch": _engine.max_batch or batch_size.measure(_encode_images, _most()),
     }
+
+
+def _most() -> int:
+    """Return the largest batch that is worth trying."""
+    return 32 if _engine.runtime.device == "cpu" else 256
+
+
+def _encode_texts(count: int) -> None:
+    _base_tower.encode([_TYPICAL] * count)
+
+
+def _encode_images(count: int) -> None:
+    side = _image_tower.preprocessing.input_size
+    _image_tower.encode(np.zeros((count, side, side, 3), np.uint8))
 
 
 def encode_texts(release: str, texts: list[str]) -> tuple[npt.NDArray[np.float32], list[bool]]:
@@ -137,16 +139,14 @@ def encode_images(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return _image_tower.encode(pixels)
 
 
-def start_loading(release: Release, settings: Settings) -> None:
+def start_loading(release: Release) -> None:
     """Begin to load a release beside the others, on a thread: queries go on meanwhile."""
     _check()
-    _loading[release.name] = _loader.submit(_load, release, settings)
+    _loading[release.name] = _loader.submit(_load, release)
 
 
-def _load(release: Release, settings: Settings) -> "TextTower":
-    from cra.shared.model.text_tower import TextTower  # noqa: PLC0415
-
-    tower = TextTower(release, settings.device, settings.precision)
+def _load(release: Release) -> "TextEncoder":
+    tower = _engine.text_tower(release)
     # The first pass costs more than the others; and weights that overflow must not come to answer.
     vectors, _ = tower.encode(["建筑"])
     if not np.isfinite(vectors).all():

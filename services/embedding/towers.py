@@ -17,6 +17,7 @@ import numpy.typing as npt
 import structlog
 
 from cra.services.embedding import tower_process
+from cra.services.embedding.engine import Engine
 from cra.shared.errors import UnavailableError
 from cra.shared.releases import Release
 from cra.shared.settings import Settings
@@ -41,8 +42,12 @@ class TowerInfo:
     input_size: int
     preprocessing: str
     """Fingerprint."""
+    engine: str
     device: str
     precision: str
+    text_batch: int
+    """Texts that the text tower takes at once."""
+    image_batch: int
 
 
 class Towers(Protocol):
@@ -95,9 +100,9 @@ class TowerProcesses:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._text = _TowerProcess(tower_process.load_text_towers, settings)
-        self._image = _TowerProcess(tower_process.load_image_tower, settings)
+        engine = Engine.choose(settings)
+        self._text = _TowerProcess(tower_process.load_text_towers, engine)
+        self._image = _TowerProcess(tower_process.load_image_tower, engine)
         try:
             text = self._text.run(tower_process.text_info)
             image = self._image.run(tower_process.image_info)
@@ -120,7 +125,7 @@ class TowerProcesses:
     def load_release(self, release: Release) -> None:
         pause = threading.Event()
         generation = self._text.generation
-        self._text.run(tower_process.start_loading, release, self._settings)
+        self._text.run(tower_process.start_loading, release)
         while not self._text.run(tower_process.is_loaded, release.name):
             pause.wait(LOADED_YET)
         # Kept only now: a release that kills its process must not kill the next one too.
@@ -142,8 +147,8 @@ class TowerProcesses:
 class _TowerProcess:
     """A process that holds towers for as long as it lives."""
 
-    def __init__(self, load: tower_process.Load, settings: Settings) -> None:
-        self._load, self._settings = load, settings
+    def __init__(self, load: tower_process.Load, engine: Engine) -> None:
+        self._load, self._engine = load, engine
         self._lock = threading.Lock()
         self._kept: dict[str, Release] = {}
         self.generation = 0
@@ -156,7 +161,7 @@ class _TowerProcess:
             # A fork would copy gRPC's threads and CUDA's state in whatever state they are.
             mp_context=multiprocessing.get_context("spawn"),
             initializer=tower_process.begin,
-            initargs=(self._load, self._settings, tuple(self._kept.values())),
+            initargs=(self._load, self._engine, tuple(self._kept.values())),
         )
         # The process starts with its first work; this way both towers load side by side.
         pool.submit(int)

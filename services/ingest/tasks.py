@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 
 from cra.services.ingest.ledger import Claim, Failure, Ledger
 from cra.services.ingest.sync import Synchronizer
+from cra.shared import budget
 from cra.shared.domain import ObjectRef, Version
 from cra.shared.errors import CraError, UnavailableError
 from cra.shared.ports import ObjectStore
@@ -37,6 +38,7 @@ def create_app(settings: Settings) -> Celery:
         task_acks_late=True,
         task_time_limit=120,
         worker_prefetch_multiplier=1,
+        worker_concurrency=budget.worker_processes(settings.worker_processes),
         worker_hijack_root_logger=False,
         broker_transport_options={"visibility_timeout": 60, "socket_timeout": 5},
         broker_connection_retry_on_startup=True,

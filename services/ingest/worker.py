@@ -2,15 +2,17 @@
 
 import functools
 import logging
+import os
 from typing import Any
 
 import structlog
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_process_init
 
 from cra.services.ingest import tasks
 from cra.services.ingest.ledger import Ledger
 from cra.services.ingest.reconcile import Reconciler
 from cra.services.ingest.sync import Synchronizer
+from cra.shared import budget
 from cra.shared.adapters.object_store import S3ObjectStore
 from cra.shared.adapters.remote_encoder import RemoteEncoder
 from cra.shared.adapters.vector_store import MilvusVectorStore
@@ -57,6 +59,11 @@ def _setup_logging(**_: Any) -> None:
     # A line for each task and tick says nothing; our own lines say what was done.
     for name in ("celery.app.trace", "celery.worker.strategy", "celery.beat"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@worker_process_init.connect  # type: ignore[untyped-decorator]
+def _give_way(**_: Any) -> None:
+    os.nice(budget.LOW_PRIORITY)
 
 
 @app.task(name=tasks.DRAIN, bind=True)  # type: ignore[untyped-decorator]

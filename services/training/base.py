@@ -31,7 +31,8 @@ from cra.services.training.tuning.captions import Captions
 from cra.services.training.tuning.loss import multi_positive_loss, positives
 from cra.shared.model.checkpoints import find_model, save_checkpoint
 from cra.shared.model.image_tower import normalize_pixels
-from cra.shared.model.text_tower import TextModel, Tokenizer
+from cra.shared.model.text_tower import TextModel
+from cra.shared.model.tokenizer import Tokenizer
 
 NAME: Final = "miniature"
 NORMALIZER: Final = "identity"

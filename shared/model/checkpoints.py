@@ -4,25 +4,20 @@ import ast
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from cra.shared.errors import FailedPreconditionError
+from cra.shared.model.runtime import Precision
 from cra.shared.model.text import NORMALIZERS
+from cra.shared.model.tokenizer import NO_CN_CLIP
 
 try:
     from cn_clip.clip import utils as cn_clip_utils
     from cn_clip.clip.model import CLIP, convert_weights
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "cn_clip is not installed; it goes beside the extras, without its dependencies: "
-        "pip install --no-deps cn_clip==1.6.0"
-    ) from error
-
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+    raise ModuleNotFoundError(NO_CN_CLIP) from error
 
 
 @dataclass(frozen=True)
@@ -121,20 +116,23 @@ def load_clip(source: ModelSource) -> CLIP:
         FailedPreconditionError: the file is no checkpoint, or does not fit the config.
     """
     try:
-        checkpoint = torch.load(source.checkpoint, map_location="cpu", weights_only=True)
+        # Mapped: the file's pages are given back as soon as they are read.
+        checkpoint = torch.load(source.checkpoint, "cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises nearly anything, with advice that is not for us
         raise FailedPreconditionError(
             f"{source.checkpoint} is no checkpoint: it does not load as weights alone"
         ) from error
     try:
         weights = {
-            key.removeprefix("module."): value
+            # What stays fp32 must not stay in the file, which may be written over.
+            key.removeprefix("module."): value if value.dtype is torch.half else value.clone()
             for key, value in checkpoint["state_dict"].items()
             if "bert.pooler" not in key
         }
-        model = CLIP(**source.config)
+        with torch.device("meta"):  # no random weights, which would be thrown away
+            model = CLIP(**source.config)
+        model.load_state_dict(weights, assign=True)
         convert_weights(model)
-        model.load_state_dict(weights)
     except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
         raise FailedPreconditionError(
             f"{source.checkpoint} does not load as a cn_clip checkpoint of its config: {error}"
@@ -153,46 +151,11 @@ def save_checkpoint(model: CLIP, path: Path) -> None:
     torch.save({"epoch": 0, "step": 0, "name": "cra", "state_dict": weights}, path)
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """Where a tower runs, and in which arithmetic."""
+def image_precision(source: ModelSource, asked: Precision) -> Precision:
+    """Return the precision of an image tower, of which `auto` may not be all that is fast.
 
-    device: str
-    """`cpu`, `cuda` or `cuda:N`."""
-    precision: Precision
-    """Never `auto`."""
-
-    @classmethod
-    def choose(cls, device: str = "auto", precision: Precision = "auto") -> "Runtime":
-        """Resolve `auto`: CUDA if there is one; fp32 on CPU, and bf16, or else fp16, on CUDA.
-
-        Raises:
-            FailedPreconditionError: there is no such device.
-        """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        kind, _, number = device.partition(":")
-        if kind not in {"cpu", "cuda"} or (number and not number.isdecimal()):
-            raise FailedPreconditionError(f"there is no device {device!r}; cpu, cuda or cuda:N")
-        if kind == "cuda" and int(number or 0) >= (count := torch.cuda.device_count()):
-            raise FailedPreconditionError(
-                f"there is no device {device!r}: torch sees {count} of CUDA"
-            )
-        if precision == "auto":
-            precision = "fp32"
-            if device.startswith("cuda"):
-                precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        return cls(device, precision)
-
-    def autocast(self) -> torch.autocast:
-        """Return the context in which a tower computes."""
-        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        kind = torch.device(self.device).type
-        return torch.autocast(kind, dtype=dtype, enabled=self.precision != "fp32")
-
-
-def unit(vectors_nd: torch.Tensor) -> npt.NDArray[np.float32]:
-    """Return vectors of unit length, float32."""
-    vectors = vectors_nd.float()
-    normed: npt.NDArray[np.float32] = (vectors / vectors.norm(dim=-1, keepdim=True)).cpu().numpy()
-    return normed
+    Batch norm's statistics do not survive bf16: a ResNet's vectors would miss the tolerance of
+    0.999.
+    """
+    is_resnet = not isinstance(source.config["vision_layers"], int)
+    return "fp32" if is_resnet and asked == "auto" else asked

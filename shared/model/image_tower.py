@@ -10,8 +10,11 @@ import numpy.typing as npt
 import torch
 from cn_clip.clip.model import CLIP
 
-from cra.shared.model.checkpoints import ModelSource, Precision, Runtime, load_clip, unit
+from cra.shared.model.checkpoints import ModelSource, image_precision, load_clip
+from cra.shared.model.encoders import unit
 from cra.shared.model.pixels import MEAN, STD, Preprocessing
+from cra.shared.model.runtime import Precision, Runtime
+from cra.shared.model.torch_forward import LOW, TorchForward
 
 
 def image_fingerprint(model: CLIP, preprocessing: Preprocessing) -> str:
@@ -35,13 +38,27 @@ def normalize_pixels(pixels_nssc: torch.Tensor) -> torch.Tensor:
     return scaled.sub_(mean).div_(std).contiguous()
 
 
+class ImageModel(torch.nn.Module):
+    """The image half of `CLIP`, from uint8 pixels on."""
+
+    def __init__(self, model: CLIP) -> None:
+        super().__init__()
+        self.visual = model.visual
+
+    def forward(self, pixels_nssc: torch.Tensor) -> torch.Tensor:
+        """Encode prepared images, uint8 RGB [n, s, s, 3], to [n, d], not normalised."""
+        encoded: torch.Tensor = self.visual(normalize_pixels(pixels_nssc))
+        return encoded
+
+
 class ImageTower:
-    """The image tower of a model, in inference mode.
+    """The image tower of a model run by torch; see `encoders.ImageEncoder`.
 
     Args:
         source: the model.
         device: `cpu`, `cuda`, `cuda:N`, or `auto` for CUDA where there is one.
-        precision: `auto` is fp32 on CPU, and on CUDA bf16, or fp16 where there is no bf16.
+        precision: `auto` is fp32 on CPU and for a ResNet, and on CUDA else bf16, or fp16 where
+            there is no bf16.
 
     Raises:
         FailedPreconditionError: the checkpoint does not load.
@@ -50,23 +67,15 @@ class ImageTower:
     def __init__(
         self, source: ModelSource, device: str = "auto", precision: Precision = "auto"
     ) -> None:
-        self.runtime = Runtime.choose(device, precision)
+        self.runtime = Runtime.choose(device, image_precision(source, precision))
         model = load_clip(source)
         self.name = source.name
         self.preprocessing = Preprocessing(source.config["image_resolution"])
         self.dimension: int = source.config["embed_dim"]
         self.image_tower = image_fingerprint(model, self.preprocessing)
-        self._model = model
-        del self._model.bert
-        self._model.to(self.runtime.device)
+        self.model = ImageModel(model)
+        self._forward = TorchForward(self.model, self.runtime, priority=LOW)
 
     def encode(self, pixels_nssc: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Encode n prepared images, uint8 RGB of shape [n, s, s, 3].
-
-        Returns:
-            unit vectors, float32 of shape [n, d].
-        """
-        pixels = torch.from_numpy(pixels_nssc).to(self.runtime.device)
-        with torch.inference_mode(), self.runtime.autocast():
-            encoded_nd = self._model.encode_image(normalize_pixels(pixels))
-        return unit(encoded_nd)
+        """Encode n prepared images; see `encoders.ImageEncoder.encode`."""
+        return unit(self._forward(pixels_nssc))

@@ -5,99 +5,27 @@ Shapes in this file: n items, t tokens, d embedding dimension.
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import safetensors
 import safetensors.torch
 import torch
-from cn_clip import clip as cn_clip
-from cn_clip.clip.bert_tokenizer import FullTokenizer
 from cn_clip.clip.configuration_bert import BertConfig
 from cn_clip.clip.model import CLIP
 from cn_clip.clip.modeling_bert import BertModel
 
 from cra.shared.errors import FailedPreconditionError
-from cra.shared.model.checkpoints import ModelSource, Precision, Runtime, load_clip, unit
+from cra.shared.model.checkpoints import ModelSource, load_clip
+from cra.shared.model.encoders import encode_by_length
 from cra.shared.model.image_tower import image_fingerprint
 from cra.shared.model.pixels import Preprocessing
-from cra.shared.model.text import NORMALIZERS
+from cra.shared.model.runtime import Precision, Runtime
+from cra.shared.model.tokenizer import PAD, Tokenizer
+from cra.shared.model.torch_forward import HIGH, TorchForward
 from cra.shared.releases import Release
-
-CONTEXT_LENGTH: Final = 52
-"""Tokens that a text is cut at, [CLS] and [SEP] included, as in all official models."""
-
-
-class Tokenizer:
-    """cn_clip's tokenizer behind a normaliser, with tokens of its own after cn_clip's.
-
-    Args:
-        normalizer: version of the normaliser.
-        added_tokens: characters that cn_clip's vocabulary lacks.
-
-    Raises:
-        FailedPreconditionError: the normaliser is unknown, or a token is in the vocabulary.
-    """
-
-    def __init__(self, normalizer: str, added_tokens: Sequence[str] = ()) -> None:
-        if normalizer not in NORMALIZERS:
-            raise FailedPreconditionError(f"unknown normalizer {normalizer!r}")
-        self.normalizer = normalizer
-        self.added_tokens = tuple(added_tokens)
-        self._normalize = NORMALIZERS[normalizer]
-        self._tokenizer = cn_clip._tokenizer
-        if added_tokens:
-            self._tokenizer = FullTokenizer()
-            for token in added_tokens:
-                if token in self._tokenizer.vocab:
-                    raise FailedPreconditionError(f"the token {token!r} is there already")
-                self._tokenizer.vocab[token] = len(self._tokenizer.vocab)
-        vocab = self._tokenizer.vocab
-        self._first, self._last = vocab["[CLS]"], vocab["[SEP]"]
-        self.unknown_id: int = vocab["[UNK]"]
-        """What a character without a token becomes."""
-
-    def normalize(self, text: str) -> str:
-        """Return the text as it is tokenised: texts that this makes equal mean the same."""
-        return self._normalize(text)
-
-    def __call__(
-        self, texts: Sequence[str], context_length: int = CONTEXT_LENGTH
-    ) -> tuple[torch.Tensor, list[bool]]:
-        """Turn texts into token ids, as cn_clip's `tokenize` does but padded only to the longest.
-
-        Returns:
-            ids, int64 of shape [n, t] with t at most `context_length`, and for each text whether
-            it was cut.
-        """
-        rows, truncated = [], []
-        for text in texts:
-            ids = self._tokenizer.convert_tokens_to_ids(self._tokens(text))
-            truncated.append(len(ids) > context_length - 2)
-            rows.append([self._first, *ids[: context_length - 2], self._last])
-        ids_nt = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-        for row, ids in zip(ids_nt, rows, strict=True):
-            row[: len(ids)] = torch.tensor(ids)
-        return ids_nt, truncated
-
-    def unknown(self, texts: Iterable[str]) -> dict[str, int]:
-        """Return the Chinese characters that have no token, and how many texts use each.
-
-        Sorted by falling count, then by character.
-        """
-        counts: dict[str, int] = {}
-        basic = self._tokenizer.basic_tokenizer
-        for text in texts:
-            for char in set(self._normalize(text)):
-                if basic._is_chinese_char(ord(char)) and self._tokens(char) == ["[UNK]"]:
-                    counts[char] = counts.get(char, 0) + 1
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-    def _tokens(self, text: str) -> list[str]:
-        tokens: list[str] = self._tokenizer.tokenize(self._normalize(text))
-        return tokens
 
 
 def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,13 +87,10 @@ def encode_text(model: "TextModel | CLIP", ids_nt: torch.Tensor) -> torch.Tensor
     `CLIP.encode_text` line by line, but without reaching for the image tower's dtype, so that a
     process can hold the text tower alone. Padding is masked, so t may be the longest real length.
     """
-    mask_nt = ids_nt.ne(_PAD).to(model.text_projection.dtype)
+    mask_nt = ids_nt.ne(PAD).to(model.text_projection.dtype)
     states = model.bert(ids_nt, attention_mask=mask_nt)[0]
     encoded: torch.Tensor = states[:, 0, :].to(model.text_projection.dtype) @ model.text_projection
     return encoded
-
-
-_PAD: Final[int] = cn_clip._tokenizer.vocab["[PAD]"]
 
 
 def text_fingerprint(model: "TextModel | CLIP", normalizer: str) -> str:
@@ -207,7 +132,7 @@ def load_text_model(release: Release) -> TextModel:
 
 
 class TextTower:
-    """A text tower in inference mode.
+    """A text tower run by torch; see `encoders.TextEncoder`.
 
     Args:
         source: a model's own, or a release.
@@ -227,7 +152,7 @@ class TextTower:
         self.runtime = Runtime.choose(device, precision)
         if isinstance(source, Release):
             manifest = source.manifest
-            self._model = load_text_model(source)
+            self.model = load_text_model(source)
             self.tokenizer = Tokenizer(manifest.normalizer, manifest.added_tokens)
             self.release = source.name
             self.image_tower = manifest.image_tower
@@ -239,16 +164,10 @@ class TextTower:
             self.tokenizer = Tokenizer(source.normalizer)
             self.release = f"{source.name}-{text_fingerprint(clip, source.normalizer)}"
             self.dimension = source.config["embed_dim"]
-            self._model = TextModel.from_clip(clip)
-        self._model.to(self.runtime.device)
+            self.model = TextModel.from_clip(clip)
+        self._forward = TorchForward(self.model, self.runtime, priority=HIGH)
 
     def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], list[bool]]:
-        """Encode n texts.
-
-        Returns:
-            unit vectors, float32 of shape [n, d], and for each text whether it was cut.
-        """
+        """Encode n texts; see `encoders.TextEncoder.encode`."""
         ids_nt, truncated = self.tokenizer(texts)
-        with torch.inference_mode(), self.runtime.autocast():
-            encoded_nd = self._model(ids_nt.to(self.runtime.device))
-        return unit(encoded_nd), truncated
+        return encode_by_length(ids_nt, self._forward, self._forward.texts_at_once), truncated

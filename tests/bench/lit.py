@@ -26,7 +26,8 @@ from cra.services.training.tuning.settings import TuningSettings
 from cra.services.training.tuning.trainer import Trainer
 from cra.shared.model.checkpoints import packaged_config
 from cra.shared.model.image_tower import normalize_pixels
-from cra.shared.model.text_tower import TextModel, Tokenizer
+from cra.shared.model.text_tower import TextModel
+from cra.shared.model.tokenizer import Tokenizer
 from tests.bench.measure import Comparison, compare
 
 SHAPE: Final = "ViT-B-16@RoBERTa-wwm-ext-base-chinese"

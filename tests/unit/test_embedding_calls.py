@@ -69,7 +69,7 @@ def test_models(service: Service) -> None:
     assert (models.image_tower.input_size, models.image_tower.dimension) == (SIDE, SIDE * SIDE * 3)
     assert models.active_release.name == "colours-1"
     assert models.active_release.image_tower == TOWER
-    assert (models.device, models.precision, models.runtime) == ("cpu", "fp32", "torch")
+    assert (models.device, models.precision, models.runtime) == ("cpu", "fp32", "fake")
 
 
 def test_one_bad_image_never_fails_its_neighbours(service: Service) -> None:

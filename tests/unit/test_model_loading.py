@@ -12,15 +12,10 @@ from cn_clip.clip import utils
 from cn_clip.clip.model import CLIP
 
 from cra.shared.errors import FailedPreconditionError
-from cra.shared.model.checkpoints import (
-    Runtime,
-    find_model,
-    load_clip,
-    packaged_config,
-    save_checkpoint,
-)
+from cra.shared.model.checkpoints import find_model, load_clip, packaged_config, save_checkpoint
 from cra.shared.model.image_tower import ImageTower
 from cra.shared.model.pixels import Preprocessing, prepare
+from cra.shared.model.runtime import Runtime
 from cra.shared.model.text_tower import TextTower
 from tests.checkpoints import Vision, make_checkpoint, tiny_config
 from tests.unit.pictures import FILES, decode

@@ -5,21 +5,22 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cra.services.embedding import tower_process
-from cra.services.embedding.tower_process import IMAGE_NICENESS
-from cra.services.embedding.towers import TowerProcesses, _TowerProcess
+from cra.services.embedding.towers import TowerProcesses
+from cra.shared.budget import LOW_PRIORITY
 from cra.shared.errors import FailedPreconditionError, UnavailableError
 from cra.shared.model.pixels import Preprocessing, prepare
-from cra.shared.releases import Release
+from cra.shared.releases import WEIGHTS, Release, write_release
 from cra.shared.settings import Settings
 from tests.checkpoints import make_checkpoint
 from tests.releases import make_tower_release
 from tests.unit.pictures import FILES
+from tests.unit.reference import TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +29,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(scope="module")
-def towers(folder: Path) -> Iterator[TowerProcesses]:
-    """Its towers."""
-    towers = TowerProcesses(Settings(model=str(folder), device="cpu"))
+@pytest.fixture(scope="module", params=["torch", "openvino"])
+def towers(folder: Path, request: pytest.FixtureRequest) -> Iterator[TowerProcesses]:
+    """Its towers, on each engine in turn."""
+    settings = Settings(model=str(folder), device="cpu", precision="fp32", runtime=request.param)
+    towers = TowerProcesses(settings)
+    assert towers.info.engine == request.param
     yield towers
     towers.close()
 
@@ -50,11 +53,11 @@ def test_the_processes_run_the_towers(towers: TowerProcesses, folder: Path) -> N
     assert (towers.info.name, towers.info.device, towers.info.precision) == ("tiny", "cpu", "fp32")
     encoded = towers.encode_texts(text.release, ["红色的塔", "飞檐" * 60])
     vectors, truncated = text.encode(["红色的塔", "飞檐" * 60])
-    np.testing.assert_allclose([vector for vector, _ in encoded], vectors, atol=1e-6)
+    np.testing.assert_allclose([vector for vector, _ in encoded], vectors, atol=TOLERANCE)
     assert [cut for _, cut in encoded] == truncated == [False, True]
     pixels = [prepare(FILES[name], Preprocessing(32)).pixels for name in ("JPEG", "PNG, RGBA")]
     np.testing.assert_allclose(
-        towers.encode_images(pixels), image.encode(np.stack(pixels)), atol=1e-6
+        towers.encode_images(pixels), image.encode(np.stack(pixels)), atol=TOLERANCE
     )
 
 
@@ -88,7 +91,7 @@ def test_releases_are_loaded_beside_the_model(towers: TowerProcesses, release: R
     assert towers.loaded_releases() == {base, release.name}
     expected = TextTower(release, "cpu").encode(["红门"])[0][0]
     tuned = towers.encode_texts(release.name, ["红门"])[0][0]
-    np.testing.assert_allclose(tuned, expected, atol=1e-6)
+    np.testing.assert_allclose(tuned, expected, atol=TOLERANCE)
     assert float(tuned @ before) < 0.99
     towers.unload_release(release.name)
     towers.unload_release(release.name)
@@ -109,12 +112,12 @@ def test_a_release_that_does_not_load(
     torn.weights.write_bytes(torn.weights.read_bytes()[:-100])
     model = load_text_model(release)
     torch.nn.init.constant_(model.text_projection, torch.nan)
-    nan = make_tower_release(tmp_path, folder, folder, "nan")
-    nan.weights.write_bytes(encode_weights(model))
+    fields = release.manifest.model_dump(exclude={"files"}) | {"label": "nan"}
+    nan = write_release(tmp_path, {WEIGHTS: encode_weights(model)}, **fields)
     shape = make_tower_release(
         tmp_path, folder, make_checkpoint(tmp_path / "wide", dimension=64), "shape"
     )
-    for bad, reason in ((torn, "do not fit"), (nan, "no number"), (shape, "do not fit")):
+    for bad, reason in ((torn, "do not fit|is torn"), (nan, "no number"), (shape, "do not fit")):
         with pytest.raises(FailedPreconditionError, match=reason):
             towers.load_release(bad)
     assert towers.loaded_releases() == {towers.info.release}
@@ -137,7 +140,7 @@ def test_images_run_at_low_priority(towers: TowerProcesses) -> None:
     assert len({text, image, os.getpid()}) == 3
     own = os.getpriority(os.PRIO_PROCESS, os.getpid())
     assert os.getpriority(os.PRIO_PROCESS, text) == own
-    assert os.getpriority(os.PRIO_PROCESS, image) == min(19, own + IMAGE_NICENESS)
+    assert os.getpriority(os.PRIO_PROCESS, image) == min(19, own + LOW_PRIORITY)
 
 
 def test_a_process_that_dies_is_replaced(towers: TowerProcesses) -> None:
@@ -159,11 +162,9 @@ def test_ctrl_c_is_for_the_parent(towers: TowerProcesses) -> None:
     assert towers.encode_texts(towers.info.release, ["红门"])
 
 
-def test_a_model_that_does_not_load() -> None:
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_a_model_that_does_not_load(runtime: Literal["torch", "openvino"]) -> None:
     """The reason crosses the process boundary in its own words, before anything is served."""
-    tower = _TowerProcess(
-        tower_process.load_text_towers, Settings(model="no-such-model", device="cpu")
-    )
+    settings = Settings(model="no-such-model", device="cpu", runtime=runtime)
     with pytest.raises(FailedPreconditionError, match="no model 'no-such-model'"):
-        tower.run(tower_process.text_info)
-    tower.close()
+        TowerProcesses(settings)

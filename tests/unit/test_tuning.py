@@ -102,7 +102,7 @@ def test_before_the_first_step_it_is_the_base(base: ModelSource) -> None:
     first = base.config["vocab_size"]
     assert begun.config["vocab_size"] == first + len(added)
     texts = ["丹朱色的房子", "红色", "一只𪚥"]
-    ids = begun.tokenizer(texts)[0]
+    ids = torch.from_numpy(begun.tokenizer(texts)[0])
     assert (ids >= first).any()
     with torch.inference_mode():
         vectors = torch.nn.functional.normalize(begun.model.eval()(ids), dim=-1).numpy()
@@ -260,7 +260,7 @@ def test_everyday_captions_stay_where_they_were(
         tuned, _ = _tune(base, tmp_path / str(weight), cache, settings)
         before = TextTower(base, "cpu").encode(TEXTS[1:2])[0]
         with torch.inference_mode():
-            after = tuned.model(tuned.start.tokenizer(TEXTS[1:2])[0])
+            after = tuned.model(torch.from_numpy(tuned.start.tokenizer(TEXTS[1:2])[0]))
         after = torch.nn.functional.normalize(after, dim=-1).numpy()
         return float(1 - (before * after).sum())
 
@@ -280,7 +280,7 @@ def test_a_release_serves_what_was_tuned(base: ModelSource, cache: Path, tmp_pat
     tower = TextTower(release, "cpu")
     assert tower.image_tower == ImageTower(base, "cpu").image_tower
     with torch.inference_mode():
-        expected = tuned.model(tuned.start.tokenizer(TEXTS)[0])
+        expected = tuned.model(torch.from_numpy(tuned.start.tokenizer(TEXTS)[0]))
     expected = torch.nn.functional.normalize(expected, dim=-1)
     np.testing.assert_allclose(tower.encode(TEXTS)[0], expected.numpy(), atol=2e-3)
     card = (release.folder / "README.md").read_text(encoding="utf-8")
@@ -299,7 +299,7 @@ def test_low_rank_updates_start_at_nothing_and_merge(base: ModelSource) -> None:
     """LoRA changes nothing at first; merged, the weights compute what the updates did."""
     begun = start(base, [text for _, text in TRAIN.pairs()], changed(lora_rank=2))
     plain = start(base, [text for _, text in TRAIN.pairs()], SETTINGS)
-    ids = begun.tokenizer(TEXTS)[0]
+    ids = torch.from_numpy(begun.tokenizer(TEXTS)[0])
     model = begun.model.eval()
     with torch.inference_mode():
         torch.testing.assert_close(model(ids), plain.model.eval()(ids))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cra.services.training.data.dataset import DataSet, Image
 from cra.services.training.tuning.pairs import Pairs
 from cra.services.training.tuning.settings import TuningSettings
-from cra.shared.model.text_tower import Tokenizer
+from cra.shared.model.tokenizer import Tokenizer
 
 BATCHES = TuningSettings(batch_size=4)
 

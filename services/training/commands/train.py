@@ -35,8 +35,9 @@ from cra.services.training.tuning.settings import TuningSettings
 from cra.shared import releases
 from cra.shared.console import err
 from cra.shared.errors import FailedPreconditionError
-from cra.shared.model.checkpoints import Runtime, find_model
+from cra.shared.model.checkpoints import find_model
 from cra.shared.model.pixels import BadImageError
+from cra.shared.model.runtime import Runtime
 from cra.shared.settings import Settings
 
 _SHOWN: Final = 20

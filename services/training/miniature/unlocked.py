@@ -26,7 +26,8 @@ from cra.services.training.tuning.trainer import Trainer
 from cra.shared.model.checkpoints import ModelSource, load_clip
 from cra.shared.model.image_tower import normalize_pixels
 from cra.shared.model.pixels import Preprocessing, prepare
-from cra.shared.model.text_tower import TextModel, Tokenizer
+from cra.shared.model.text_tower import TextModel
+from cra.shared.model.tokenizer import Tokenizer
 
 Pixels = npt.NDArray[np.uint8]
 _BATCH: Final = 64

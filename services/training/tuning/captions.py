@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from cra.shared.model.text_tower import CONTEXT_LENGTH, TextModel, Tokenizer
+from cra.shared.model.text_tower import TextModel
+from cra.shared.model.tokenizer import CONTEXT_LENGTH, Tokenizer
 
 Places = npt.NDArray[np.int64]
 _AT_ONCE: Final = {"cpu": 16, "cuda": 256}
@@ -30,7 +31,7 @@ class Captions:
     def __init__(
         self, texts: Sequence[str], tokenizer: Tokenizer, context_length: int = CONTEXT_LENGTH
     ) -> None:
-        self._tokens_pt = tokenizer(texts, context_length)[0]
+        self._tokens_pt = torch.from_numpy(tokenizer(texts, context_length)[0])
         self._lengths_p = self._tokens_pt.ne(0).sum(dim=1)
 
     def __len__(self) -> int:

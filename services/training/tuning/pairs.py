@@ -14,7 +14,7 @@ from cra.services.training.data.dataset import DataSet
 from cra.services.training.features import Features
 from cra.services.training.tuning.captions import Captions, Places
 from cra.services.training.tuning.settings import TuningSettings
-from cra.shared.model.text_tower import Tokenizer
+from cra.shared.model.tokenizer import Tokenizer
 
 _NEAREST: Final = 4
 

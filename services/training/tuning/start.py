@@ -10,7 +10,8 @@ import torch
 from cra.services.training.tuning import lora
 from cra.services.training.tuning.settings import TuningSettings
 from cra.shared.model.checkpoints import ModelSource, load_clip
-from cra.shared.model.text_tower import TextModel, Tokenizer, text_config
+from cra.shared.model.text_tower import TextModel, text_config
+from cra.shared.model.tokenizer import Tokenizer
 
 NORMALIZER: Final = "cra-1"
 """Of every release that is tuned from now on."""

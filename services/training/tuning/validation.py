@@ -12,7 +12,8 @@ from cra.services.training.data.dataset import DataSet
 from cra.services.training.features import Features
 from cra.services.training.metrics import rank_vectors
 from cra.services.training.tuning.captions import Captions
-from cra.shared.model.text_tower import TextModel, Tokenizer
+from cra.shared.model.text_tower import TextModel
+from cra.shared.model.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

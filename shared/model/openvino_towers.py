@@ -1,0 +1,142 @@
+"""Towers run by OpenVINO on CPU: the encoders' port without torch."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import openvino
+from openvino.preprocess import PrePostProcessor
+
+from cra.shared.errors import FailedPreconditionError
+from cra.shared.model.converted import Converted
+from cra.shared.model.encoders import encode_by_length, unit
+from cra.shared.model.pixels import MEAN, STD, Preprocessing
+from cra.shared.model.runtime import Runtime
+from cra.shared.model.tokenizer import Tokenizer
+
+TEXTS_AT_ONCE: Final = 8
+"""A core gains nothing from longer batches, and loses by their padding."""
+
+_PRECISIONS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+class _Forward:
+    """A converted model; one caller at a time.
+
+    Args:
+        file: the model.
+        runtime: whose precision it computes in.
+        threads: of this process.
+        streams: parts of a batch that are worked on side by side, each on its share of the threads.
+        prepare: adds steps to the model before it is compiled.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        runtime: Runtime,
+        threads: int,
+        streams: int,
+        prepare: Callable[[openvino.Model], openvino.Model] = lambda model: model,
+    ) -> None:
+        options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[runtime.precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams,
+            # Two towers, each pinned to the same cores, would wait for each other.
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            core = openvino.Core()
+            compiled = core.compile_model(prepare(core.read_model(file)), "CPU", options)
+        except RuntimeError as error:
+            raise FailedPreconditionError(
+                f"{file} cannot be loaded; remove its folder to have it made again: {error}"
+            ) from error
+        self._requests = [compiled.create_infer_request() for _ in range(streams)]
+
+    def __call__(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Return what the model makes of a batch."""
+        parts = np.array_split(batch, min(len(self._requests), len(batch)))
+        busy = list(zip(self._requests, parts, strict=False))
+        for request, part in busy[1:]:
+            request.start_async([part], share_inputs=True)
+        first, part = busy[0]
+        answers = [first.infer([part], share_inputs=True)[0]]
+        for request, _ in busy[1:]:
+            request.wait()
+            answers.append(request.get_output_tensor().data.copy())
+        return np.concatenate(answers)
+
+
+def _from_pixels(model: openvino.Model) -> openvino.Model:
+    """Have an image tower take uint8 RGB [n, s, s, 3], and normalise it itself."""
+    steps = PrePostProcessor(model)
+    given = steps.input()
+    given.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    given.model().set_layout(openvino.Layout("NCHW"))
+    given.preprocess().convert_element_type(openvino.Type.f32).mean(
+        [255 * value for value in MEAN]
+    ).scale([255 * value for value in STD])
+    return steps.build()
+
+
+class OpenVinoTextTower:
+    """A converted text tower; see `encoders.TextEncoder`.
+
+    Args:
+        converted: a model or a release.
+        runtime: whose precision it computes in.
+        threads: of this process.
+
+    Raises:
+        FailedPreconditionError: the files do not load.
+    """
+
+    def __init__(self, converted: Converted, runtime: Runtime, threads: int) -> None:
+        info = converted.info
+        self.runtime = runtime
+        self.release = info.release
+        self.image_tower = info.image_tower
+        self.dimension = info.dimension
+        self.tokenizer = Tokenizer(info.normalizer, info.added_tokens)
+        # One stream: the fewest milliseconds for one query.
+        self._forward = _Forward(converted.text, runtime, threads, streams=1)
+
+    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], list[bool]]:
+        """Encode n texts; see `encoders.TextEncoder.encode`."""
+        ids_nt, truncated = self.tokenizer(texts)
+        return encode_by_length(ids_nt, self._forward, TEXTS_AT_ONCE), truncated
+
+
+class OpenVinoImageTower:
+    """A converted image tower; see `encoders.ImageEncoder`.
+
+    Args:
+        converted: a model.
+        runtime: whose precision it computes in.
+        threads: of this process.
+
+    Raises:
+        FailedPreconditionError: the files do not load, or there is no image tower.
+    """
+
+    def __init__(self, converted: Converted, runtime: Runtime, threads: int) -> None:
+        info = converted.info
+        if info.input_size is None:
+            raise FailedPreconditionError(f"{info.release} is a release: it has no image tower")
+        self.runtime = runtime
+        self.name = info.name
+        self.image_tower = info.image_tower
+        self.dimension = info.dimension
+        self.preprocessing = Preprocessing(info.input_size)
+        # A stream for each thread: none waits for another that queries have put aside.
+        self._forward = _Forward(
+            converted.image, runtime, threads, streams=threads, prepare=_from_pixels
+        )
+
+    def encode(self, pixels_nssc: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Encode n prepared images; see `encoders.ImageEncoder.encode`."""
+        return unit(self._forward(pixels_nssc))
