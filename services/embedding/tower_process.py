@@ -1,9 +1,8 @@
 """What runs inside the tower processes: one tower in each, the text one with its releases."""
 
-import multiprocessing
+import contextlib
 import os
 import signal
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +17,8 @@ from cra.shared.errors import FailedPreconditionError, UnavailableError
 from cra.shared.releases import Release
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from cra.shared.model.encoders import ImageEncoder, TextEncoder
 
 _TYPICAL: Final = "飞檐翘角的大殿前有一对石狮和红色的大门"
@@ -35,24 +36,27 @@ _loader: ThreadPoolExecutor
 _problem: Exception | None = None
 
 
-def begin(load: Load, engine: Engine, releases: Sequence[Release]) -> None:
-    """Load a tower; if that fails, keep the reason for the first call instead of dying with it."""
+def serve(pipe: "Connection", load: Load, engine: Engine, releases: Sequence[Release]) -> None:
+    """Load towers, then do what comes through the pipe until it is closed.
+
+    If they cannot be loaded, every call fails with the reason.
+    """
     global _problem  # noqa: PLW0603 - one tower a process
     # Ctrl-C reaches the whole group; the parent drains first and then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         load(engine, releases)
     except Exception as error:  # raised again by _check
         _problem = error
-
-
-def _end_with_parent() -> None:
-    """End this process when the service was killed: nobody else would, and it holds a model."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    # The pipe ends with the parent, even one that was killed.
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            function, args = pipe.recv()
+            try:
+                answer = (True, function(*args))
+            except Exception as error:  # goes to the caller, whatever it is
+                answer = (False, error)
+            pipe.send(answer)
 
 
 def _check() -> None:

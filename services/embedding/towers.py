@@ -7,8 +7,6 @@ never stands before a query.
 import multiprocessing
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -24,6 +22,9 @@ from cra.shared.settings import Settings
 
 LOADED_YET: Final = 0.05
 """Seconds between two looks at whether a release is loaded."""
+
+ENDS_WITHIN: Final = 5.0
+"""Seconds that a process has to end by itself."""
 
 _log = structlog.get_logger()
 
@@ -145,7 +146,7 @@ class TowerProcesses:
 
 
 class _TowerProcess:
-    """A process that holds towers for as long as it lives."""
+    """A process that holds towers for as long as it lives; it does one thing at a time."""
 
     def __init__(self, load: tower_process.Load, engine: Engine) -> None:
         self._load, self._engine = load, engine
@@ -153,34 +154,40 @@ class _TowerProcess:
         self._kept: dict[str, Release] = {}
         self.generation = 0
         """How many processes have died."""
-        self._pool = self._start()
+        self._start()
 
-    def _start(self) -> ProcessPoolExecutor:
-        pool = ProcessPoolExecutor(
-            1,
-            # A fork would copy gRPC's threads and CUDA's state in whatever state they are.
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=tower_process.begin,
-            initargs=(self._load, self._engine, tuple(self._kept.values())),
+    def _start(self) -> None:
+        # A fork would copy gRPC's threads and CUDA's state in whatever state they are.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=tower_process.serve,
+            args=(theirs, self._load, self._engine, tuple(self._kept.values())),
+            daemon=True,
         )
-        # The process starts with its first work; this way both towers load side by side.
-        pool.submit(int)
-        return pool
+        self._process.start()
+        theirs.close()
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        pool = self._pool
-        try:
-            return pool.submit(function, *args).result()
-        except BrokenProcessPool as error:
-            with self._lock:
-                if self._pool is pool:
-                    _log.error(
-                        "a tower's process died; starting another", tower=self._load.__name__
-                    )
-                    pool.shutdown(wait=False)
-                    self.generation += 1
-                    self._pool = self._start()
-            raise UnavailableError("the tower's process died; a new one is starting") from error
+        """Have the process call a function; return or raise what that does."""
+        # Straight over a pipe: a pool's threads would each add a change of context to every query.
+        with self._lock:
+            try:
+                self._pipe.send((function, args))
+                succeeded, answer = self._pipe.recv()
+            except (EOFError, OSError) as error:
+                self._replace()
+                raise UnavailableError("the tower's process died; a new one is starting") from error
+        if not succeeded:
+            raise answer
+        return answer
+
+    def _replace(self) -> None:
+        _log.error("a tower's process died; starting another", tower=self._load.__name__)
+        self._pipe.close()
+        self._process.join()
+        self.generation += 1
+        self._start()
 
     def keep(self, release: Release, generation: int) -> None:
         """Have the processes that follow load a release that this one has."""
@@ -195,4 +202,8 @@ class _TowerProcess:
             self._kept.pop(name, None)
 
     def close(self) -> None:
-        self._pool.shutdown()
+        with self._lock:
+            self._pipe.close()
+            self._process.join(ENDS_WITHIN)
+            self._process.kill()
+            self._process.join()

@@ -28,7 +28,7 @@ from cra.shared.ports import (
     VectorStore,
 )
 
-TIES: Final = 16
+TIES: Final = 8
 """How many more are asked for than are shown, so that equal scores at the edge keep their order."""
 
 ZERO_SUM: Final = 1e-6

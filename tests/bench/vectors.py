@@ -8,7 +8,7 @@ that an index was built from.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -76,5 +76,5 @@ def exact(parts: Iterator[Vectors], queries: Vectors, top_k: int) -> npt.NDArray
     return numbers
 
 
-def _unit(vectors: Vectors) -> Vectors:
+def _unit(vectors: npt.NDArray[Any]) -> Vectors:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32)

@@ -1,9 +1,6 @@
 """The local stack as its users see it: every process real, driven from outside."""
 
 import io
-import os
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,106 +10,26 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from dotenv import dotenv_values
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from minio import Minio
 from minio.commonconfig import CopySource
 from PIL import Image
 
 from cra.ingest.v1 import ingest_pb2 as ingest
-from cra.ingest.v1 import ingest_pb2_grpc as ingest_grpc
 from cra.shared import rpc
-from cra.shared.adapters.object_store import connect, encode_metadata
 from cra.shared.adapters.remote_encoder import RemoteEncoder
-from cra.shared.client import SearchClient
 from cra.shared.errors import InvalidArgumentError, NotFoundError, UnauthenticatedError
-from cra.shared.settings import Settings
 from tests.checkpoints import make_checkpoint
-from tests.servers import ROOT, free_ports, wait_until
-
-INGEST = "cra.ingest.v1.IngestService"
-
-
-class Stack:
-    """A running stack and clients of it."""
-
-    def __init__(self, env: dict[str, str]) -> None:
-        self.env = env
-        names = {name.removeprefix("CRA_").lower(): value for name, value in env.items()}
-        fields = {name: value for name, value in names.items() if name in Settings.model_fields}
-        self.settings = Settings(**fields)  # type: ignore[arg-type]
-        self.bucket: Minio = connect(self.settings)
-        self.search = SearchClient(self.settings.gateway_target, timeout=20)
-        self.ingest = self.ingest_stub(self.settings.service_token.get_secret_value())
-
-    def ingest_stub(self, token: str) -> ingest_grpc.IngestServiceStub:
-        """Return a stub of the ingest service that sends this token."""
-        channel = rpc.open_channel(self.settings.ingest_target, INGEST, token)
-        return ingest_grpc.IngestServiceStub(channel)
-
-    def put(self, key: str, content: bytes, metadata: dict[str, str] | None = None) -> None:
-        """Put an object into the bucket."""
-        headers = encode_metadata(metadata or {})
-        self.bucket.put_object("images", key, io.BytesIO(content), len(content), metadata=headers)
-
-    def status(self) -> ingest.GetStatusResponse:
-        """Count now."""
-        return self.ingest.GetStatus(ingest.GetStatusRequest(refresh=True), timeout=20)
-
-    def settled(self) -> bool:
-        """Tell whether every object is indexed or failed and nothing else is left."""
-        status = self.status()
-        left = status.waiting + status.unaccounted + status.stale + status.orphaned
-        return left == 0 and status.indexed + status.failed == status.objects
-
-    def best(self, image: bytes) -> tuple[str, float]:
-        """Return key and score of the first hit for a picture."""
-        hits = self.search.search(image=image, top_k=1).hits
-        return (hits[0].key, hits[0].score) if hits else ("", 0.0)
-
-    def follows(self, image: bytes, key: str) -> None:
-        """Wait until a picture is found under a key with a cosine above 0.99."""
-        wait_until(lambda: self.best(image) > (key, 0.99) and self.best(image)[0] == key, key)
-
-    def cra(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the command line."""
-        command = [str(Path(sys.executable).parent / "cra"), *arguments]
-        return subprocess.run(
-            command, env=self.env, capture_output=True, text=True, timeout=60, check=False
-        )
+from tests.servers import wait_until
+from tests.stack import INGEST, Stack, local_stack
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The whole local stack, on Milvus Lite, free ports and a small random model."""
     folder = tmp_path_factory.mktemp("stack")
-    model = make_checkpoint(folder / "model")
-    names = ("GATEWAY", "EMBEDDING", "INGEST", "EVENTS", "S3", "MILVUS", "REDIS")
-    ports = dict(zip((f"CRA_{n}_PORT" for n in names), map(str, free_ports(7)), strict=True))
-    env = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("CRA_")},
-        **ports,
-        "CRA_DATA_DIR": str(folder / "data"),
-        "CRA_LOCAL_MILVUS": "lite",
-        "CRA_MODEL": str(model),
-    }
-    command = [sys.executable, "-m", "deploy.stack"]
-    start = subprocess.run(
-        [*command, "up", "--detach"],
-        env=env,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert start.returncode == 0, start.stdout + start.stderr
-    try:
-        published = dotenv_values(folder / "data" / "run" / "stack.env")
-        yield Stack({**env, **{name: value or "" for name, value in published.items()}})
-    finally:
-        subprocess.run([*command, "down"], env=env, cwd=ROOT, timeout=180, check=True)
+    with local_stack(folder / "data", make_checkpoint(folder / "model"), "lite") as stack:
+        yield stack
 
 
 def photograph(seed: int, kind: str = "JPEG", size: tuple[int, int] = (320, 240)) -> bytes:
