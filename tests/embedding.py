@@ -66,6 +66,7 @@ class ColourTowers:
         precision="fp32",
         text_batch=4,
         image_batch=4,
+        image_lanes=1,
     )
 
     def __init__(self) -> None:

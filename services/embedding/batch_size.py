@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-ENOUGH: Final = 0.95
+ENOUGH: Final = 0.98
 """Share of the best rate that will do: a smaller batch is sooner done, and lets the next in."""
 _TRIES: Final = 3
 

@@ -43,12 +43,13 @@ class Batcher(Generic[Item, Result]):
     """A line in front of one tower.
 
     Args:
-        encode: encodes a batch, one result for each item, in order. It runs on one thread of
-            this batcher. What it raises is raised to the callers of that batch alone.
+        encode: encodes a batch, one result for each item, in order. It runs on threads of this
+            batcher. What it raises is raised to the callers of that batch alone.
         max_batch: most items in one batch.
         max_queue: most items in line.
         name: of the tower, for messages.
         group: which items may share a batch; all, unless given.
+        lanes: batches that are encoded at once, each on its own thread.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Batcher(Generic[Item, Result]):
         max_queue: int,
         name: str,
         group: Callable[[Item], Hashable] = lambda _: None,
+        lanes: int = 1,
     ) -> None:
         self._encode = encode
         self._group = group
@@ -71,8 +73,12 @@ class Batcher(Generic[Item, Result]):
         self._seconds_an_item = 0.0
         self.last_success = float("-inf")
         """`time.monotonic()` when a batch was last encoded."""
-        self._thread = threading.Thread(target=self._run, name=f"batch-{name}", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"batch-{name}-{lane}", daemon=True)
+            for lane in range(lanes)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(
         self, items: Sequence[Item], deadline: float, priority: int = 0
@@ -111,11 +117,12 @@ class Batcher(Generic[Item, Result]):
         return [entry.future for entry in waiting]
 
     def close(self) -> None:
-        """Encode what is in line, then end the thread."""
+        """Encode what is in line, then end the threads."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         while batch := self._next_batch():
@@ -128,7 +135,7 @@ class Batcher(Generic[Item, Result]):
                     entry.future.set_exception(error)
                 continue
             took = time.monotonic() - start
-            self._seconds_an_item = took / len(batch)
+            self._seconds_an_item = took / len(batch) / len(self._threads)
             self.last_success = time.monotonic()
             for entry, result in answered:
                 entry.future.set_result(Encoded(result, start - entry.since, took))

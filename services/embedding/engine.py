@@ -84,6 +84,16 @@ class Engine:
             torch.set_num_threads(self._threads)
 
     @property
+    def image_lanes(self) -> int:
+        """Batches of images that are encoded at once, so that a stream that is done has the next.
+
+        Torch on CPU takes one: two would fight for its threads. So does the text tower, which has
+        one stream: a batch that is at hand early is only a smaller one.
+        """
+        on_cpu = self.runtime.device == "cpu" and self.runtime.engine == "torch"
+        return 1 if on_cpu else 2
+
+    @property
     def max_batch(self) -> int:
         """Most items in one forward pass; 0 if that is to be found by measuring."""
         return self.settings.max_batch

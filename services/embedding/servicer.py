@@ -63,7 +63,11 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             group=lambda one: one.release,
         )
         self._images: Batcher[Pixels, Vector] = Batcher(
-            towers.encode_images, towers.info.image_batch, settings.max_queue, "image"
+            towers.encode_images,
+            towers.info.image_batch,
+            settings.max_queue,
+            "image",
+            lanes=towers.info.image_lanes,
         )
         self._decoders = ThreadPoolExecutor(2, "decode")
 

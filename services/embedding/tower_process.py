@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
@@ -36,8 +37,10 @@ _loader: ThreadPoolExecutor
 _problem: Exception | None = None
 
 
-def serve(pipe: "Connection", load: Load, engine: Engine, releases: Sequence[Release]) -> None:
-    """Load towers, then do what comes through the pipe until it is closed.
+def serve(
+    pipes: "Sequence[Connection]", load: Load, engine: Engine, releases: Sequence[Release]
+) -> None:
+    """Load towers, then do what comes through the pipes until they are closed.
 
     If they cannot be loaded, every call fails with the reason.
     """
@@ -48,8 +51,16 @@ def serve(pipe: "Connection", load: Load, engine: Engine, releases: Sequence[Rel
         load(engine, releases)
     except Exception as error:  # raised again by _check
         _problem = error
+    threads = [threading.Thread(target=_answer, args=(pipe,)) for pipe in pipes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _answer(pipe: "Connection") -> None:
     # The pipe ends with the parent, even one that was killed.
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with contextlib.suppress(EOFError, OSError):
         while True:
             function, args = pipe.recv()
             try:

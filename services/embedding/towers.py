@@ -5,9 +5,11 @@ never stands before a query.
 """
 
 import multiprocessing
+import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -22,9 +24,6 @@ from cra.shared.settings import Settings
 
 LOADED_YET: Final = 0.05
 """Seconds between two looks at whether a release is loaded."""
-
-ENDS_WITHIN: Final = 5.0
-"""Seconds that a process has to end by itself."""
 
 _log = structlog.get_logger()
 
@@ -49,6 +48,8 @@ class TowerInfo:
     text_batch: int
     """Texts that the text tower takes at once."""
     image_batch: int
+    image_lanes: int
+    """Batches of images that are encoded at once."""
 
 
 class Towers(Protocol):
@@ -103,25 +104,25 @@ class TowerProcesses:
     def __init__(self, settings: Settings) -> None:
         engine = Engine.choose(settings)
         self._text = _TowerProcess(tower_process.load_text_towers, engine)
-        self._image = _TowerProcess(tower_process.load_image_tower, engine)
+        self._image = _TowerProcess(tower_process.load_image_tower, engine, engine.image_lanes)
         try:
-            text = self._text.run(tower_process.text_info)
-            image = self._image.run(tower_process.image_info)
+            text = self._text.encode(tower_process.text_info)
+            image = self._image.encode(tower_process.image_info)
         except BaseException:
             self.close()
             raise
-        self.info = TowerInfo(**text, **image)
+        self.info = TowerInfo(**text, **image, image_lanes=engine.image_lanes)
 
     def encode_texts(
         self, release: str, texts: Sequence[str]
     ) -> list[tuple[npt.NDArray[np.float32], bool]]:
-        vectors, truncated = self._text.run(tower_process.encode_texts, release, list(texts))
+        vectors, truncated = self._text.encode(tower_process.encode_texts, release, list(texts))
         return list(zip(vectors, truncated, strict=True))
 
     def encode_images(
         self, pixels: Sequence[npt.NDArray[np.uint8]]
     ) -> list[npt.NDArray[np.float32]]:
-        return list(self._image.run(tower_process.encode_images, np.stack(pixels)))
+        return list(self._image.encode(tower_process.encode_images, np.stack(pixels)))
 
     def load_release(self, release: Release) -> None:
         pause = threading.Event()
@@ -145,49 +146,92 @@ class TowerProcesses:
         self._image.close()
 
 
-class _TowerProcess:
-    """A process that holds towers for as long as it lives; it does one thing at a time."""
+class _Life:
+    """One process, from its start to its death, and the free ones of the pipes to it.
 
-    def __init__(self, load: tower_process.Load, engine: Engine) -> None:
-        self._load, self._engine = load, engine
+    One pipe is for all but encoding: under load it would wait long for its turn at the others.
+    """
+
+    def __init__(
+        self,
+        load: tower_process.Load,
+        engine: Engine,
+        lanes: int,
+        releases: tuple[Release, ...],
+    ) -> None:
+        # A fork would copy gRPC's threads and CUDA's state in whatever state they are.
+        context = multiprocessing.get_context("spawn")
+        self.lanes: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+        self.control: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+        ours, theirs = zip(*(context.Pipe() for _ in range(lanes + 1)), strict=True)
+        self.process = context.Process(
+            target=tower_process.serve, args=(theirs, load, engine, releases), daemon=True
+        )
+        self.process.start()
+        for pipe in theirs:
+            pipe.close()
+        self.control.put(ours[0])
+        for pipe in ours[1:]:
+            self.lanes.put(pipe)
+
+
+class _TowerProcess:
+    """A process that holds towers for as long as it lives.
+
+    A call goes straight over a pipe: a pool's threads would cost each query changes of context.
+
+    Args:
+        load: loads the towers, in the process.
+        engine: likewise.
+        lanes: batches that it encodes at once.
+    """
+
+    def __init__(self, load: tower_process.Load, engine: Engine, lanes: int = 1) -> None:
+        self._load, self._engine, self._lanes = load, engine, lanes
         self._lock = threading.Lock()
         self._kept: dict[str, Release] = {}
         self.generation = 0
         """How many processes have died."""
-        self._start()
+        self._life = _Life(load, engine, lanes, ())
 
-    def _start(self) -> None:
-        # A fork would copy gRPC's threads and CUDA's state in whatever state they are.
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=tower_process.serve,
-            args=(theirs, self._load, self._engine, tuple(self._kept.values())),
-            daemon=True,
-        )
-        self._process.start()
-        theirs.close()
+    def encode(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Have the process call a function that encodes; return or raise what that does."""
+        life = self._life
+        return self._call(life, life.lanes, function, *args)
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Have the process call a function; return or raise what that does."""
-        # Straight over a pipe: a pool's threads would each add a change of context to every query.
-        with self._lock:
-            try:
-                self._pipe.send((function, args))
-                succeeded, answer = self._pipe.recv()
-            except (EOFError, OSError) as error:
-                self._replace()
-                raise UnavailableError("the tower's process died; a new one is starting") from error
+        """Have the process call any other function, between two batches or beside one."""
+        life = self._life
+        return self._call(life, life.control, function, *args)
+
+    def _call(
+        self,
+        life: _Life,
+        pipes: "queue.SimpleQueue[Connection]",
+        function: Callable[..., Any],
+        *args: Any,
+    ) -> Any:
+        pipe = pipes.get()
+        try:
+            pipe.send((function, args))
+            succeeded, answer = pipe.recv()
+        except (EOFError, OSError) as error:
+            self._replace(life)
+            raise UnavailableError("the tower's process died; a new one is starting") from error
+        finally:
+            pipes.put(pipe)
         if not succeeded:
             raise answer
         return answer
 
-    def _replace(self) -> None:
-        _log.error("a tower's process died; starting another", tower=self._load.__name__)
-        self._pipe.close()
-        self._process.join()
-        self.generation += 1
-        self._start()
+    def _replace(self, dead: _Life) -> None:
+        with self._lock:
+            if self._life is not dead:
+                return
+            _log.error("a tower's process died; starting another", tower=self._load.__name__)
+            dead.process.join()
+            self.generation += 1
+            self._life = _Life(self._load, self._engine, self._lanes, tuple(self._kept.values()))
 
     def keep(self, release: Release, generation: int) -> None:
         """Have the processes that follow load a release that this one has."""
@@ -202,8 +246,10 @@ class _TowerProcess:
             self._kept.pop(name, None)
 
     def close(self) -> None:
+        """End the process, when what it is doing is done."""
         with self._lock:
-            self._pipe.close()
-            self._process.join(ENDS_WITHIN)
-            self._process.kill()
-            self._process.join()
+            life = self._life
+            for _ in range(self._lanes):
+                life.lanes.get().close()
+            life.control.get().close()
+            life.process.join()

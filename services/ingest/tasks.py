@@ -4,7 +4,6 @@ A task carries no names of objects: what is to be done stands in the ledger, so 
 is lost, repeated or late does no harm, and a batch is as full as the line allows.
 """
 
-import functools
 import time
 from typing import Any, Final
 
@@ -88,9 +87,7 @@ def drain(
             ledger.fail([_lost(claim, objects)])
             continue
         try:
-            outcome = synchronizer.sync(
-                claim.refs, alive=functools.partial(ledger.renew, claim.refs)
-            )
+            outcome = synchronizer.sync(claim.refs, alive=_Leases(ledger, claim.refs, settings))
         except CraError as error:
             _log.warning("put back in line", objects=len(claim.refs), problem=error.message)
             ledger.put_back(claim.refs)
@@ -101,6 +98,20 @@ def drain(
         for failure in outcome.failed:
             _log.warning("failed", image_id=failure.ref.image_id, reason=failure.reason)
     return True
+
+
+class _Leases:
+    """Extends the leases of a claim when called, as often as is needed and no more."""
+
+    def __init__(self, ledger: Ledger, refs: list[ObjectRef], settings: Settings) -> None:
+        self._ledger, self._refs = ledger, refs
+        self._apart = settings.lease_seconds / 10
+        self._renewed = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._renewed > self._apart:
+            self._ledger.renew(self._refs)
+            self._renewed = time.monotonic()
 
 
 def _lost(claim: Claim, objects: ObjectStore) -> Failure:

@@ -1,5 +1,6 @@
 """Towers run by OpenVINO on CPU: the encoders' port without torch."""
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,7 @@ _PRECISIONS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 class _Forward:
-    """A converted model; one caller at a time.
+    """A converted model; its callers share the streams.
 
     Args:
         file: the model.
@@ -55,20 +56,29 @@ class _Forward:
             raise FailedPreconditionError(
                 f"{file} cannot be loaded; remove its folder to have it made again: {error}"
             ) from error
-        self._requests = [compiled.create_infer_request() for _ in range(streams)]
+        self._compiled, self._streams = compiled, streams
+        self._of_thread = threading.local()
 
     def __call__(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return what the model makes of a batch."""
-        parts = np.array_split(batch, min(len(self._requests), len(batch)))
-        busy = list(zip(self._requests, parts, strict=False))
-        for request, part in busy[1:]:
+        parts = np.array_split(batch, min(self._streams, len(batch)))
+        requests = self._requests()[: len(parts)]
+        for request, part in zip(requests, parts, strict=True):
             request.start_async([part], share_inputs=True)
-        first, part = busy[0]
-        answers = [first.infer([part], share_inputs=True)[0]]
-        for request, _ in busy[1:]:
+        answers = []
+        for request in requests:
             request.wait()
             answers.append(request.get_output_tensor().data.copy())
         return np.concatenate(answers)
+
+    def _requests(self) -> list[Any]:
+        """Return the caller's own requests; the engine has those of all callers take turns."""
+        if not hasattr(self._of_thread, "requests"):
+            self._of_thread.requests = [
+                self._compiled.create_infer_request() for _ in range(self._streams)
+            ]
+        own: list[Any] = self._of_thread.requests
+        return own
 
 
 def _from_pixels(model: openvino.Model) -> openvino.Model:

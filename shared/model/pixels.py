@@ -9,6 +9,7 @@ them to white.
 import hashlib
 import io
 import json
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Final
@@ -37,6 +38,12 @@ _TURNS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes an image of an EXIF orientation upright."""
+
+_QUARTER_TURNS: Final = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
+
+DRAFT: Final = 2.5
+"""How much larger than the tower's input a JPEG is decoded at least. At 2 the worst of the images
+that were tried had a cosine of 0.9987 with itself, at 2.5 of 0.9997."""
 
 # The statistics of OpenAI's CLIP, which Chinese CLIP keeps.
 MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
@@ -90,20 +97,33 @@ class PreparedImage:
     height: int
 
 
-def prepare(encoded: bytes, preprocessing: Preprocessing) -> PreparedImage:
+def prepare(encoded: bytes, preprocessing: Preprocessing, *, exact: bool = False) -> PreparedImage:
     """Decode an image in full, check it and bring it to the tower's size.
+
+    Args:
+        encoded: the file.
+        preprocessing: of the tower.
+        exact: give cn_clip's pixels to the bit. Otherwise a large JPEG is decoded at the smallest
+            size that its format offers and that is `DRAFT` times the tower's; its vector keeps a
+            cosine of 0.9997 (docs/performance.md).
 
     Raises:
         BadImageError: it is empty, no image, cut short, damaged, or too large.
     """
     image = _open(encoded)
+    width, height = image.size
     try:
+        if not exact:
+            side = math.ceil(DRAFT * preprocessing.input_size)
+            image.draft(None, (side, side))  # does nothing to what is no JPEG
         image.load()
         turn = _turn(image)
         image = _eight_bit(image)
         if turn is not None:
             image = image.transpose(turn)
-        return PreparedImage(squash(image, preprocessing), image.width, image.height)
+        if turn in _QUARTER_TURNS:
+            width, height = height, width
+        return PreparedImage(squash(image, preprocessing), width, height)
     except Exception as error:  # decoders raise nearly anything on hostile bytes
         reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
         raise BadImageError(reason, f"the image cannot be decoded: {error}") from error

@@ -1,5 +1,6 @@
 """Forward passes by torch, on CPU or CUDA."""
 
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -17,13 +18,13 @@ LOW: Final = 0
 class TorchForward:
     """A module in inference mode.
 
-    On CUDA it has a stream of its own, and copies in and out by pinned memory, so that neither the
-    default stream nor the other tower's is waited for.
+    On CUDA each thread that calls has a stream of its own, and copies in and out go by pinned
+    memory, so that no caller waits for another's copies or for the default stream.
 
     Args:
         module: takes a batch, and returns its vectors.
         runtime: where it runs.
-        priority: of its CUDA stream.
+        priority: of its CUDA streams.
     """
 
     def __init__(
@@ -39,23 +40,30 @@ class TorchForward:
             "dtype": dtype,
             "enabled": runtime.precision != "fp32",
         }
-        self._stream = (
-            torch.cuda.Stream(self._device, priority)  # type: ignore[no-untyped-call]
-            if self._device.type == "cuda"
-            else None
-        )
-        self.texts_at_once: int = 8 if self._stream is None else 256
+        self._priority = priority
+        self._of_thread = threading.local()
+        self.texts_at_once: int = 8 if self._device.type == "cpu" else 256
         """A GPU is faster the more it has to do; a core gains nothing from long rows of padding."""
 
     def __call__(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return what the module makes of a batch, as float32."""
         given = torch.from_numpy(batch)
         with torch.inference_mode(), torch.autocast(**self._autocast):
-            if self._stream is None:
+            if self._device.type == "cpu":
                 return np.asarray(self._module(given).float().numpy())
-            with torch.cuda.stream(self._stream):
+            stream = self._stream()
+            with torch.cuda.stream(stream):
                 encoded = self._module(given.pin_memory().to(self._device, non_blocking=True))
                 answer = torch.empty(encoded.shape, dtype=torch.float32, pin_memory=True)
                 answer.copy_(encoded, non_blocking=True)
-            self._stream.synchronize()
+            stream.synchronize()
             return np.asarray(answer.numpy())
+
+    def _stream(self) -> torch.cuda.Stream:
+        """Return the caller's own stream: while one computes, another's batch is copied."""
+        if not hasattr(self._of_thread, "stream"):
+            self._of_thread.stream = torch.cuda.Stream(  # type: ignore[no-untyped-call]
+                self._device, self._priority
+            )
+        own: torch.cuda.Stream = self._of_thread.stream
+        return own
