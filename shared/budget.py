@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-LOW_PRIORITY: Final = 10
-"""Niceness of all that is done for ingest."""
+NICENESS: Final = 10
+"""Of what is done for ingest, beside the image tower."""
 
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
@@ -23,6 +23,23 @@ def cores() -> int:
         quota, period = _QUOTA.read_text().split()
         count = min(count or 1, -(-int(quota) // int(period)))
     return max(1, count or 1)
+
+
+def give_way() -> None:
+    """Have this thread, and those that it starts, take the smaller share of a busy core."""
+    os.nice(NICENESS)
+
+
+def only_when_idle() -> None:
+    """Have this thread, and those that it starts, compute only when nothing else does.
+
+    Niceness would not do: a query's threads wait for each other, and with the image tower at 19
+    the slowest of twenty queries took 2.7 times as long as without, at this 2.1 times.
+    """
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(19)
 
 
 def tower_threads(setting: int) -> int:

@@ -184,7 +184,7 @@ class Settings(EnvironmentSettings):
     worker_processes: int = Field(
         0, ge=0, le=256, description="processes of an ingest worker; 0: one a core, two at least"
     )
-    ingest_batch: int = Field(16, ge=1, le=64, description="images that a task takes at once")
+    ingest_batch: int = Field(32, ge=1, le=64, description="images that a task takes at once")
     lease_seconds: int = Field(
         60, ge=5, le=3600, description="silence after which a task's objects go back in line"
     )

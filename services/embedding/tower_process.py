@@ -1,7 +1,6 @@
 """What runs inside the tower processes: one tower in each, the text one with its releases."""
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from cra.services.embedding import batch_size
 from cra.services.embedding.engine import Engine
-from cra.shared.budget import LOW_PRIORITY
+from cra.shared import budget
 from cra.shared.errors import FailedPreconditionError, UnavailableError
 from cra.shared.releases import Release
 
@@ -94,7 +93,7 @@ def load_image_tower(engine: Engine, releases: Sequence[Release]) -> None:
     """Load the image tower, and work at low priority from now on."""
     global _engine, _image_tower  # noqa: PLW0603
     _engine = engine
-    os.nice(LOW_PRIORITY)
+    budget.only_when_idle()
     _image_tower = engine.image_tower()
 
 

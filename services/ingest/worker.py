@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import os
 from typing import Any
 
 import structlog
@@ -63,7 +62,7 @@ def _setup_logging(**_: Any) -> None:
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _give_way(**_: Any) -> None:
-    os.nice(budget.LOW_PRIORITY)
+    budget.give_way()
 
 
 @app.task(name=tasks.DRAIN, bind=True)  # type: ignore[untyped-decorator]

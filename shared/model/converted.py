@@ -6,7 +6,6 @@ in cn_clip's hands, are.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from cra.shared import budget
 from cra.shared.errors import FailedPreconditionError, UnavailableError
 from cra.shared.model.runtime import Precision
 from cra.shared.releases import Release
@@ -134,7 +134,7 @@ def _convert(arguments: list[str], store: Path) -> Converted:
         stdout=subprocess.PIPE,
         text=True,
         check=False,
-        preexec_fn=_give_way,
+        preexec_fn=budget.give_way,  # queries go on while a release is converted
     )
     if done.returncode not in {0, REFUSED}:
         raise UnavailableError(f"converting the model ended with status {done.returncode}")
@@ -146,8 +146,3 @@ def _convert(arguments: list[str], store: Path) -> Converted:
     if found is None:
         raise UnavailableError(f"the converted model was removed from {answer}")
     return found
-
-
-def _give_way() -> None:
-    """Queries go on while a release is converted."""
-    os.nice(10)

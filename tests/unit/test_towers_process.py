@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pytest
 
 from cra.services.embedding.towers import TowerProcesses
-from cra.shared.budget import LOW_PRIORITY
 from cra.shared.errors import FailedPreconditionError, UnavailableError
 from cra.shared.model.pixels import Preprocessing, prepare
 from cra.shared.releases import WEIGHTS, Release, write_release
@@ -134,13 +133,14 @@ def test_a_new_process_has_the_old_one_s_releases(towers: TowerProcesses, releas
     towers.unload_release(release.name)
 
 
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="priorities are Linux's")
 def test_images_run_at_low_priority(towers: TowerProcesses) -> None:
-    """Law 6: text and image inference run in two processes, the image one as a nice one."""
+    """Law 6: text and image inference are two processes; images are encoded when cores are free."""
     text, image = towers._text.run(os.getpid), towers._image.run(os.getpid)
     assert len({text, image, os.getpid()}) == 3
-    own = os.getpriority(os.PRIO_PROCESS, os.getpid())
-    assert os.getpriority(os.PRIO_PROCESS, text) == own
-    assert os.getpriority(os.PRIO_PROCESS, image) == min(19, own + LOW_PRIORITY)
+    assert os.sched_getscheduler(text) == os.sched_getscheduler(os.getpid())
+    assert towers._image.encode(os.sched_getscheduler, 0) == os.SCHED_IDLE
+    assert towers._text.encode(os.sched_getscheduler, 0) != os.SCHED_IDLE
 
 
 def test_a_process_that_dies_is_replaced(towers: TowerProcesses) -> None:
