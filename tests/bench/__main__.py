@@ -1,83 +1,52 @@
-"""Runs every benchmark and writes docs/benchmarks.json and docs/benchmarks.md."""
+"""Runs benchmarks; writes docs/benchmarks.json, .md and .svg, keeping what it does not run."""
 
 import argparse
 import json
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import torch
+from tests.bench import gpu, ingest, lit, memory, milvus, report, search, start, text
+from tests.bench.measure import machine
 
-from tests.bench import lit
-from tests.bench.measure import Comparison, machine
-
-BENCHMARKS: Final = {"lit": lit.run}
+# The shortest first.
+BENCHMARKS: Final = {
+    "text": text.run,
+    "gpu": gpu.run,
+    "start": start.run,
+    "search": search.run,
+    "ingest": ingest.run,
+    "lit": lit.run,
+    "memory": memory.run,
+    "milvus": milvus.run,
+}
 DOCS: Final = Path(__file__).parents[2] / "docs"
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, write, print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("names", nargs="*", choices=BENCHMARKS, help="all if none is given")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    found = [BENCHMARKS[name](options.rounds) for name in options.names or BENCHMARKS]
-    where = {**machine(), "threads": str(options.threads)}
-    text = report(found, where)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "benchmarks.md").write_text(text, encoding="utf-8")
-    figures = {"machine": where, "results": [as_json(one) for one in found]}
-    (options.out / "benchmarks.json").write_text(
-        json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    print(text)  # noqa: T201
-
-
-def as_json(one: Comparison) -> dict[str, object]:
-    """Return a comparison as plain values."""
-    return {
-        "title": one.title,
-        "ours_s": one.ours,
-        "theirs_s": one.theirs,
-        "ratio": one.ratio,
-        "notes": one.notes,
-    }
-
-
-def report(found: Sequence[Comparison], where: dict[str, str]) -> str:
-    """Return the report as Markdown."""
-    rows = []
-    for one in found:
-        low, high = one.spread
-        rows.append(
-            f"| {one.title} | {statistics.median(one.ours):.3f} | "
-            f"{statistics.median(one.theirs):.3f} | {one.ratio:.1f} ({low:.1f} to {high:.1f}) |"
-        )
-    notes = [
-        f"- {one.title}: " + "; ".join(f"{name}: {value}" for name, value in one.notes.items())
-        for one in found
-    ]
-    return "\n".join(
-        [
-            "# Benchmarks",
-            "",
-            "`make bench` measures again. Seconds are medians; the ratio is the median over "
-            "rounds in which both took turns, with the smallest and the largest.",
-            "",
-            "| what | ours, s | rival, s | times faster |",
-            "| --- | --- | --- | --- |",
-            *rows,
-            "",
-            *notes,
-            "",
-            "Measured with " + ", ".join(f"{name} {value}" for name, value in where.items()) + ".",
-            "",
-        ]
-    )
+    file = options.out / "benchmarks.json"
+    sections: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    for name in options.names or BENCHMARKS:
+        print(f"measuring: {name}", flush=True)  # noqa: T201
+        try:
+            results = [one.as_json() for one in BENCHMARKS[name](options.rounds)]
+            sections[name] = {"machine": machine(), "results": results}
+        except gpu.NoDeviceError as error:
+            # What was measured on another machine stands.
+            sections.setdefault(name, {"skipped": str(error)})
+            print(f"SKIPPED: {name}: {error}")  # noqa: T201
+        # After each: what follows may be interrupted.
+        text_of_all = report.markdown(sections)
+        (options.out / "benchmarks.md").write_text(text_of_all, encoding="utf-8")
+        report.chart(sections, options.out / "benchmarks.svg")
+        file.write_text(json.dumps(sections, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    print(text_of_all)  # noqa: T201
 
 
 if __name__ == "__main__":

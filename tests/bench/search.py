@@ -1,0 +1,211 @@
+"""`Search` over gRPC: alone, cached, and with 32 callers, against its parts and infinity."""
+
+import contextlib
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from cra.embedding.v1 import embedding_pb2 as embedding
+from cra.search.v1 import search_pb2 as search
+from cra.services.gateway.search import TIES
+from cra.shared.adapters.vector_store import MilvusVectorStore
+from cra.shared.client import SearchClient
+from cra.shared.domain import SearchFilter
+from cra.shared.model.openvino_towers import OpenVinoTextTower
+from tests.bench import infinity
+from tests.bench.measure import Comparison, percentile, seconds_of, times
+from tests.bench.model import Queries
+from tests.bench.stack import encoder, fill, running
+from tests.bench.text import tower
+from tests.bench.vectors import Embeddings
+from tests.stack import Stack
+
+IMAGES = 10_000
+CALLS = 40
+"""Of each in a round, whose median counts."""
+CALLERS = 32
+SECONDS = 8.0
+"""That the callers go on in a round."""
+OVERHEAD = 3.0
+"""Milliseconds that all but encoder and database may take."""
+BATCHES = (8, 16, 32)
+
+
+def run(rounds: int) -> list[Comparison]:
+    """Measure against an index of 10,000 images; Search and infinity take turns."""
+    with (
+        running(RECONCILE_SECONDS="100000", QUERY_CACHE="100000") as stack,
+        infinity.server() as peer,
+        contextlib.closing(MilvusVectorStore(stack.settings)) as store,
+    ):
+        image_tower = encoder(stack.settings).models().image_tower.fingerprint
+        fill(store, image_tower, IMAGES)
+        found = _alone(rounds, stack, store, image_tower)
+        return [*found, *_together(rounds, stack, peer), *_shares(stack)]
+
+
+def _alone(
+    rounds: int, stack: Stack, store: MilvusVectorStore, image_tower: str
+) -> list[Comparison]:
+    text_tower, queries = tower(), Queries()
+    vector = Embeddings().queries(1)[0]
+    known = queries()
+    limit = 20 + TIES
+    columns: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, call in {
+            "encoder": lambda: text_tower.encode([queries()]),
+            "milvus": lambda: store.search(image_tower, vector, limit, SearchFilter()),
+            "search": lambda: stack.search.search(queries()),
+            "cached": lambda: stack.search.search(known),
+        }.items():
+            columns.setdefault(name, []).append(statistics.median(times(call, CALLS)))
+    limits = [e + m + OVERHEAD for e, m in zip(columns["encoder"], columns["milvus"], strict=True)]
+    inside = _inside(stack)
+    return [
+        Comparison(
+            "Search of a new text, p50",
+            columns["search"],
+            limits,
+            f"encoder alone + Milvus alone + {OVERHEAD:g} ms",
+            "ms",
+            1.0,
+            {
+                "encoder alone": f"{statistics.median(columns['encoder']):.1f} ms",
+                "Milvus alone": f"{statistics.median(columns['milvus']):.1f} ms",
+                "all but what the answer's own timing gives encoder and Milvus": f"{inside:.1f} ms",
+            },
+        ),
+        Comparison(
+            "Search of a text that was asked before, p50",
+            columns["cached"],
+            [milvus + OVERHEAD for milvus in columns["milvus"]],
+            f"Milvus alone + {OVERHEAD:g} ms",
+            "ms",
+            1.0,
+        ),
+    ]
+
+
+def _inside(stack: Stack) -> float:
+    """Return the median of what a Search takes beside encoding and searching, in milliseconds."""
+    queries, rest = Queries(7), []
+    for _ in range(CALLS):
+        begun = time.perf_counter()
+        timing = stack.search.search(queries()).timing
+        took = time.perf_counter() - begun
+        inside = timing.encode.ToNanoseconds() + timing.search.ToNanoseconds()
+        rest.append(took * 1e3 - inside / 1e6)
+    return statistics.median(rest)
+
+
+def _together(rounds: int, stack: Stack, peer: infinity.Infinity) -> list[Comparison]:
+    text_tower = tower()
+    batched, ours, theirs, middles, tails = [], [], [], [], []
+    for number in range(rounds):
+        batched.append(_batched(text_tower))
+        taken = _load(number, lambda: SearchClient(stack.settings.gateway_target, timeout=30))
+        ours.append(SECONDS / len(taken) * 1000)
+        middles.append(statistics.median(taken))
+        tails.append(percentile(taken, 0.99))
+        theirs.append(SECONDS / len(_load(number, lambda: _Peer(peer))) * 1000)
+    notes = {
+        "queries a second": f"{1000 / statistics.median(ours):.0f}",
+        "the encoder's best": f"{1000 / statistics.median(batched):.0f} a second",
+        "infinity": f"{1000 / statistics.median(theirs):.0f} a second",
+        "failed": "none",
+    }
+    title = f"a Search of {CALLERS} callers at once"
+    return [
+        Comparison(title, ours, batched, "the encoder's best batched rate", "ms", 0.7, notes),
+        Comparison(title, ours, theirs, f"infinity {infinity.VERSION}, encoding alone", "ms", 2.0),
+        Comparison(f"p99 of {CALLERS} callers", tails, middles, "their p50", "ms", 1 / 5, {}),
+    ]
+
+
+class _Peer:
+    def __init__(self, peer: infinity.Infinity) -> None:
+        self._peer = peer
+
+    def search(self, text: str) -> None:
+        self._peer.embed(text)
+
+    def close(self) -> None:
+        pass
+
+
+def _batched(text_tower: OpenVinoTextTower) -> float:
+    """Return the milliseconds of a query at the best batch size."""
+    queries = Queries(3)
+
+    def encode(count: int) -> None:
+        text_tower.encode([queries() for _ in range(count)])
+
+    return min(statistics.median(times(partial(encode, n), 6)) / n for n in BATCHES)
+
+
+def _load(number: int, connect: Callable[[], SearchClient | _Peer]) -> list[float]:
+    """Have the callers ask for a while; return how long each call took, in milliseconds.
+
+    Raises:
+        Exception: what the first call that failed raised.
+    """
+    taken: list[float] = []
+    failed: list[Exception] = []
+    until = time.monotonic() + SECONDS
+
+    def ask(caller: int) -> None:
+        queries = Queries(1000 * (number + 1) + caller)
+        with contextlib.closing(connect()) as client:
+            while time.monotonic() < until and not failed:
+                text = queries()
+                try:
+                    taken.append(seconds_of(lambda: client.search(text)) * 1000)  # noqa: B023
+                except Exception as error:  # ends the benchmark
+                    failed.append(error)
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(CALLERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+    return taken
+
+
+def _shares(stack: Stack) -> Iterator[Comparison]:
+    """Compare what is only carried to and fro with the whole of a Search."""
+    queries, text_tower = Queries(5), tower()
+    whole = statistics.median(times(lambda: stack.search.search(queries()), CALLS))
+    answer = stack.search.search(queries())
+    vector = np.ones(512, np.float32)
+    encoded = embedding.EmbedTextsResponse(
+        embeddings=[embedding.TextEmbedding(vector=vector.tobytes())], dimension=512
+    )
+    messages = [search.SearchRequest(text=queries(), top_k=20), answer, encoded]
+
+    def protobuf() -> None:
+        for message in messages:
+            type(message).FromString(message.SerializeToString())
+
+    def copies() -> None:
+        np.frombuffer(vector.astype("<f4").tobytes(), "<f4").astype(np.float32).tolist()
+
+    for name, call in {
+        "tokenising": lambda: text_tower.tokenizer([queries()]),
+        "protobuf, both ways": protobuf,
+        "numpy copies of a vector": copies,
+    }.items():
+        yield Comparison(
+            name,
+            [statistics.median(times(call, 300))],
+            [whole],
+            "a Search of a new text",
+            "ms",
+            20.0,
+        )
