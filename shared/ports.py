@@ -4,7 +4,7 @@ Every method raises UnavailableError while the part behind it does not answer: "
 look like "nothing there".
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -39,8 +39,15 @@ class ObjectStore(Protocol):
         """Return the object as it is now, or None if there is none."""
         ...
 
-    def read(self, ref: ObjectRef) -> bytes | None:
-        """Return the object's content, or None if there is none."""
+    def fetch(
+        self, ref: ObjectRef, check: Callable[[ObjectDetails], None] = lambda _: None
+    ) -> tuple[ObjectDetails, bytes] | None:
+        """Return the object as it is now with its content, or None if there is none.
+
+        Args:
+            ref: the object.
+            check: sees the details before the content is loaded; what it raises ends that.
+        """
         ...
 
     def signed_url(self, ref: ObjectRef) -> str:

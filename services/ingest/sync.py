@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
@@ -44,6 +44,16 @@ class Outcome:
     failed: list[Failure] = field(default_factory=list)
     unsettled: list[ObjectRef] = field(default_factory=list)
     """They changed at every look."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a look at an object found."""
+
+    details: ObjectDetails | None
+    """None if it is gone."""
+    image: PreparedImage | BadImageError | None = None
+    """Its pixels, or why there are none; None if the index has them already."""
 
 
 @dataclass(frozen=True)
@@ -96,18 +106,18 @@ class Synchronizer:
         for _ in range(MAX_ROUNDS):
             if not pending:
                 break
-            looks = self._look(pending)
-            failed = self._apply(tower, looks, alive)
+            seen = self._see(tower, pending, alive)
+            failed = self._apply(tower, seen, alive)
             alive()
-            again = self._look(pending)
+            again = dict(zip(pending, self._readers.map(self._objects.look, pending), strict=True))
             for ref in pending:
-                if _state(looks[ref]) != _state(again[ref]):
+                if _state(seen[ref].details) != _state(again[ref]):
                     continue
                 if ref in failed:
                     outcome.failed.append(failed[ref])
                 else:
                     outcome.done.append(ref)
-            pending = [ref for ref in pending if _state(looks[ref]) != _state(again[ref])]
+            pending = [r for r in pending if _state(seen[r].details) != _state(again[r])]
         outcome.unsettled = pending
         return outcome
 
@@ -122,53 +132,66 @@ class Synchronizer:
             self._ensured.add(tower.fingerprint)
         return tower
 
-    def _look(self, refs: Sequence[ObjectRef]) -> dict[ObjectRef, ObjectDetails | None]:
-        return dict(zip(refs, self._readers.map(self._objects.look, refs), strict=True))
+    def _see(
+        self, tower: ImageTowerInfo, refs: Sequence[ObjectRef], alive: Callable[[], None]
+    ) -> dict[ObjectRef, _Seen]:
+        """Look at each object; of those that are not in the index as they are, get the pixels."""
+        known = {record.ref: record for record in self._vectors.records(tower.fingerprint, refs)}
+        preprocessing = Preprocessing(tower.input_size)
+        seen = {}
+        found = self._readers.map(lambda ref: self._see_one(ref, known, preprocessing), refs)
+        for ref, one in zip(refs, found, strict=True):
+            alive()
+            seen[ref] = one
+        return seen
+
+    def _see_one(
+        self,
+        ref: ObjectRef,
+        known: Mapping[ObjectRef, ImageRecord],
+        preprocessing: Preprocessing,
+    ) -> _Seen:
+        if ref in known:
+            details = self._objects.look(ref)
+            if details is None or _state(details) == _state_of(known[ref]):
+                return _Seen(details)
+        checked: list[ObjectDetails] = []
+
+        def check(details: ObjectDetails) -> None:
+            checked.append(details)
+            _check_size(details, self._max_object_bytes)
+
+        try:
+            # One request for both: what was never indexed need not be looked at before.
+            found = self._objects.fetch(ref, check)
+            if found is None:
+                return _Seen(None)
+            details, content = found
+            return _Seen(details, prepare(content, preprocessing))
+        except BadImageError as error:
+            return _Seen(checked[-1], error)
 
     def _apply(
-        self,
-        tower: ImageTowerInfo,
-        looks: dict[ObjectRef, ObjectDetails | None],
-        alive: Callable[[], None],
+        self, tower: ImageTowerInfo, seen: Mapping[ObjectRef, _Seen], alive: Callable[[], None]
     ) -> dict[ObjectRef, Failure]:
-        """Write to the index what `looks` calls for; return what cannot be indexed."""
-        known = {
-            record.ref: record for record in self._vectors.records(tower.fingerprint, list(looks))
-        }
-        wanted = [
-            details
-            for details in looks.values()
-            if details is not None and not _is_current(known.get(details.ref), details)
-        ]
-        preprocessing = Preprocessing(tower.input_size)
+        """Write to the index what was seen; return what cannot be indexed."""
         ready: list[_Ready] = []
         failed: dict[ObjectRef, Failure] = {}
-        read = self._readers.map(lambda details: self._prepare(details, preprocessing), wanted)
-        for details, prepared in zip(wanted, read, strict=True):
-            alive()
-            if isinstance(prepared, PreparedImage):
-                ready.append(_Ready(details, prepared))
-            elif prepared is not None:
-                failed[details.ref] = _failure(details, prepared.reason, prepared.message)
+        for ref, one in seen.items():
+            if one.details is None or one.image is None:
+                continue
+            if isinstance(one.image, PreparedImage):
+                ready.append(_Ready(one.details, one.image))
+            else:
+                failed[ref] = _failure(one.details, one.image.reason, one.image.message)
         for start in range(0, len(ready), step := max(1, _fits(tower.input_size))):
             failed |= self._embed(tower, ready[start : start + step])
             alive()
         # An object that cannot be indexed must not be found by what it was before.
-        remove = [ref for ref, details in looks.items() if details is None or ref in failed]
+        remove = [ref for ref, one in seen.items() if one.details is None or ref in failed]
         if remove:
             self._vectors.delete(tower.fingerprint, remove)
         return failed
-
-    def _prepare(
-        self, details: ObjectDetails, preprocessing: Preprocessing
-    ) -> PreparedImage | BadImageError | None:
-        """Return pixels, or what is wrong, or None if the object is gone."""
-        try:
-            _check_size(details, self._max_object_bytes)
-            content = self._objects.read(details.ref)
-            return None if content is None else prepare(content, preprocessing)
-        except BadImageError as error:
-            return error
 
     def _embed(self, tower: ImageTowerInfo, batch: Sequence[_Ready]) -> dict[ObjectRef, Failure]:
         answer = self._encoder.embed_pixels(
@@ -203,8 +226,8 @@ def _state(details: ObjectDetails | None) -> object:
     return details and (details.version, details.metadata_digest)
 
 
-def _is_current(record: ImageRecord | None, details: ObjectDetails) -> bool:
-    return record is not None and _state(details) == (record.version, record.metadata_digest)
+def _state_of(record: ImageRecord) -> object:
+    return record.version, record.metadata_digest
 
 
 def _check_size(details: ObjectDetails, most: int) -> None:

@@ -4,6 +4,7 @@ import functools
 import urllib.parse
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import urllib3
@@ -94,17 +95,30 @@ class S3ObjectStore:
             decode_metadata(item.metadata),
         )
 
-    def read(self, ref: ObjectRef) -> bytes | None:
-        def fetch() -> bytes:
+    def fetch(
+        self, ref: ObjectRef, check: Callable[[ObjectDetails], None] = lambda _: None
+    ) -> tuple[ObjectDetails, bytes] | None:
+        def fetch() -> tuple[ObjectDetails, bytes]:
             response = self._client.get_object(ref.bucket, ref.key)
             try:
-                return bytes(response.data)
+                headers = response.headers
+                details = ObjectDetails(
+                    ref,
+                    Version(
+                        headers["etag"].strip('"'),
+                        int(parsedate_to_datetime(headers["last-modified"]).timestamp()),
+                    ),
+                    int(headers["content-length"]),
+                    decode_metadata(headers),
+                )
+                check(details)
+                return details, bytes(response.data)
             finally:
                 response.close()
                 response.release_conn()
 
-        content: bytes | None = call_s3(fetch, gone=True)
-        return content
+        found: tuple[ObjectDetails, bytes] | None = call_s3(fetch, gone=True)
+        return found
 
     def signed_url(self, ref: ObjectRef) -> str:
         return str(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import psutil
 
 from tests.bench.model import FOLDER
 from tests.servers import ROOT, free_ports, running
@@ -56,7 +57,8 @@ def model() -> Path:
 class Infinity:
     """A client of a server that is up."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, process: int) -> None:
+        self._process = psutil.Process(process)
         self._http = httpx.Client(
             base_url=f"http://127.0.0.1:{port}", timeout=60, limits=httpx.Limits(max_connections=64)
         )
@@ -66,6 +68,18 @@ class Infinity:
         answer = self._http.post("/embeddings", json={"model": "bench", "input": [text]})
         answer.raise_for_status()
         assert len(answer.json()["data"][0]["embedding"]) == 768
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Keep it from taking anything of the cores, which it does when idle too."""
+        family = [self._process, *self._process.children(recursive=True)]
+        for process in family:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in family:
+                process.resume()
 
 
 @contextlib.contextmanager
@@ -85,5 +99,5 @@ def server() -> Iterator[Infinity]:
             return httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).is_success
         return False
 
-    with running(command, folder, ready, env):
-        yield Infinity(port)
+    with running(command, folder, ready, env) as process:
+        yield Infinity(port, process.pid)

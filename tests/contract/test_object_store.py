@@ -40,7 +40,7 @@ def test_listing_and_look_agree(s3: Settings, client: Minio, key: str) -> None:
     assert details is not None
     assert (details.version, details.size) == (listed.version, 7)
     assert details.metadata == {"caption": "红墙 50% +\"'", "style": "唐"}
-    assert store.read(ref) == b"content"
+    assert store.fetch(ref) == (details, b"content")
     client.remove_object("images", key)
 
 
@@ -62,7 +62,7 @@ def test_what_is_not_there_is_none(s3: Settings) -> None:
     """A missing object is None; a missing bucket is an error and no empty listing."""
     store = S3ObjectStore(s3)
     assert store.look(ObjectRef("images", "nothing")) is None
-    assert store.read(ObjectRef("images", "nothing")) is None
+    assert store.fetch(ObjectRef("images", "nothing")) is None
     with pytest.raises(NotFoundError):
         list(store.list("no-such-bucket"))
 

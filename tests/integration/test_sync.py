@@ -3,6 +3,7 @@
 import io
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import redis
@@ -173,15 +174,30 @@ def test_a_bad_file_fails_alone_and_is_not_found_by_its_past(world: World) -> No
     assert world.index() == {B}
 
 
-def test_too_large_an_object_is_not_read(world: World) -> None:
+def test_too_large_an_object_is_not_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """An object over the limit fails by its size alone, and the message names the limit."""
     world.put(A, picture(RED))
 
-    class Unreadable(S3ObjectStore):
-        def read(self, ref: ObjectRef) -> bytes | None:
+    class Body:
+        """An answer whose body nobody may read."""
+
+        def __init__(self, response: Any) -> None:
+            self.headers, self._response = response.headers, response
+
+        @property
+        def data(self) -> bytes:
             raise AssertionError("it was read")
 
-    synchronizer = world.make_synchronizer(world.encoder, 10, Unreadable(world.settings))
+        def close(self) -> None:
+            self._response.close()
+
+        def release_conn(self) -> None:
+            self._response.release_conn()
+
+    store = S3ObjectStore(world.settings)
+    get = store._client.get_object
+    monkeypatch.setattr(store._client, "get_object", lambda *args: Body(get(*args)))
+    synchronizer = world.make_synchronizer(world.encoder, 10, store)
     (failure,) = synchronizer.sync([A]).failed
     assert failure.reason == "too_many_bytes"
     assert "at most 10" in failure.message

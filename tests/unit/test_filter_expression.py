@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cra.shared.adapters.vector_store import collection_name, expression, tag
+from cra.shared.adapters.vector_store import collection_name, ef_of, expression, tag
 from cra.shared.domain import ObjectRef, SearchFilter
 
 # Everything that an expression may consist of: our words, hex in quotes, numbers.
@@ -130,3 +130,20 @@ def test_primary_keys_tell_objects_apart(
 def test_a_collection_has_a_name_that_milvus_takes(image_tower: str) -> None:
     """A fingerprint that begins with a digit makes a valid name all the same."""
     assert re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,254}", collection_name(image_tower))
+
+
+@pytest.mark.parametrize(
+    ("segments", "limit", "expected"),
+    [
+        (0, 28, 256),
+        (1, 28, 256),
+        (4, 28, 128),
+        (8, 28, 96),
+        (1000, 28, 96),
+        (1000, 208, 260),
+        (1, 1100, 1375),
+    ],
+)
+def test_how_far_a_search_looks(segments: int, limit: int, expected: int) -> None:
+    """Less far in each segment the more there are, never under the floor or under the limit."""
+    assert ef_of(segments, limit) == expected

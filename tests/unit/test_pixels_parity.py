@@ -1,5 +1,6 @@
 """Law 3 for pixels: from the file to the vector our image tower is cn_clip's, to 1e-4."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from cn_clip.clip import image_transform
 from PIL import Image
 
 from cra.shared.model.checkpoints import find_model
 from cra.shared.model.image_tower import ImageTower, normalize_pixels
 from cra.shared.model.pixels import Preprocessing, prepare
 from tests.checkpoints import Vision
+from tests.photos import photograph
 from tests.unit.pictures import FILES, colourful, decode, encode, wide_samples
 from tests.unit.reference import TOLERANCE, Reference, load_reference
 
@@ -49,6 +52,12 @@ def reference(folder: Path) -> Reference:
 def tower(folder: Path, reference: Reference) -> ImageTower:
     """It, in ours."""
     return ImageTower(find_model(str(folder)), "cpu", "fp32")
+
+
+@pytest.fixture(scope="module")
+def shipped() -> ImageTower:
+    """The model that ships, which is trained."""
+    return ImageTower(find_model("deploy/models/miniature"), "cpu", "fp32")
 
 
 @pytest.fixture
@@ -202,3 +211,40 @@ def _png_48(samples: npt.NDArray[np.uint16]) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
     chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_large_jpeg_keeps_its_vector(orientation: int, shipped: ImageTower) -> None:
+    """Decoded at a smaller size, a large JPEG keeps a cosine of 0.999, its size and its way up.
+
+    The shipped model is trained, so that its vectors tell one picture from another: two of these
+    are no more than 0.95 alike.
+    """
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    vectors = []
+    for seed in range(3):
+        buffer = io.BytesIO()
+        with Image.open(io.BytesIO(photograph(seed, (800, 600)))) as whole:
+            whole.save(buffer, "JPEG", quality=90, exif=exif)
+        quick = prepare(buffer.getvalue(), shipped.preprocessing)
+        exact = prepare(buffer.getvalue(), shipped.preprocessing, exact=True)
+        assert (quick.pixels != exact.pixels).any(), "it was not decoded at a smaller size"
+        assert (quick.width, quick.height) == (exact.width, exact.height)
+        one, other = shipped.encode(np.stack([quick.pixels, exact.pixels]))
+        assert float(one @ other) >= 0.999
+        vectors.append(one)
+    likeness = np.stack(vectors) @ np.stack(vectors).T - np.eye(3)
+    assert likeness.max() < 0.95
+
+
+@pytest.mark.parametrize("size", [(800, 600), (1600, 1200)])
+def test_exact_pixels_of_a_large_jpeg(size: tuple[int, int]) -> None:
+    """Asked for, the pixels of a large JPEG are cn_clip's to the bit."""
+    encoded = photograph(1, size)
+    transform = image_transform(32)
+    with Image.open(io.BytesIO(encoded)) as image:
+        expected = transform(image)
+    found = prepare(encoded, Preprocessing(32), exact=True).pixels
+    normalized = normalize_pixels(torch.from_numpy(found)[None])[0]
+    np.testing.assert_allclose(normalized.numpy(), expected.numpy(), atol=1e-6)

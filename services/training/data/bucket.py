@@ -94,7 +94,7 @@ def _texts(metadata: Mapping[str, str], name: str) -> list[str]:
 
 
 def _read(store: ObjectStore, ref: ObjectRef) -> bytes:
-    content = store.read(ref)
-    if content is None:
+    found = store.fetch(ref)
+    if found is None:
         raise NotFoundError(f"{ref.image_id} is no longer in the object store")
-    return content
+    return found[1]
