@@ -101,7 +101,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             ranking = self._engine.search(query, timeout)
             total = time.perf_counter() - start
-            _log.info("search", hits=len(ranking.hits), release=ranking.text_release)
+            _log.debug("search", hits=len(ranking.hits), release=ranking.text_release)
         return _response(request_id, ranking, total)
 
 
