@@ -16,6 +16,7 @@ from deploy.local import environment
 from deploy.local.ports import find_free
 
 _METRICS_PORT: Final = 9091
+_SEGMENT_MEGABYTES: Final = 1024
 
 
 def main() -> None:
@@ -47,6 +48,8 @@ def _become_server(folder: Path, port: int) -> None:
     config = Config(data_dir=str(folder), proxy_port=port)
     # Killed and started again, it loads no collection until the leases of its last run are over.
     config.set("common.session.ttl", 10)
+    # As in later versions: half as many graphs to search.
+    config.set("dataCoord.segment.maxSize", _SEGMENT_MEGABYTES)
     config.set("log.level", "warn")
     config.set("log.stdout", "false")
     config.resolve()

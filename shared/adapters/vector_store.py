@@ -35,10 +35,9 @@ MAX_TAGS: Final = 128
 MAX_RESULTS: Final = 1_100
 """The largest `limit` of a search: 1,000 results, and room for what is left out."""
 
-EF_ALONE: Final = 256
 EF_LEAST: Final = 96
 SEGMENTS_LAST: Final = 60.0
-"""Seconds that the number of a collection's segments is remembered."""
+"""Seconds that the segments of a collection are remembered."""
 
 CONNECTS_WITHIN: Final = 3.0
 """Seconds. While a lost connection is made anew every other call waits for it."""
@@ -63,18 +62,21 @@ def tag(name: str, value: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def ef_of(segments: int, limit: int) -> int:
+def ef_of(rows: Sequence[int], limit: int) -> int:
     """Return how many candidates HNSW is to keep in each segment.
 
-    Every segment is a graph of its own and brings its own best, so that with more of them each may
-    look less far; the time of a search is the sum over all. Measured on vectors with the structure
-    of embeddings, recall@20 stays above 0.99 from one segment to eight (docs/benchmarks.md).
+    A larger graph has to be searched farther. But every segment is a graph of its own and brings
+    its own best, so that with more of them each may look less far, and the time of a search is the
+    sum over all. Fitted to recall@20 of vectors with the structure of embeddings, which it keeps
+    above 0.99 from ten thousand to a million (docs/benchmarks.md).
 
     Args:
-        segments: of the collection.
+        rows: of each segment.
         limit: results that are asked for; fewer candidates would be an error.
     """
-    return max(EF_LEAST, round(EF_ALONE / math.sqrt(max(1, segments))), limit + limit // 4)
+    segments = max(1, len(rows))
+    graph: float = 128 * (max(1, sum(rows)) / segments / 10_000) ** 0.3
+    return max(EF_LEAST, round(graph / math.sqrt(segments)), limit + limit // 4)
 
 
 def expression(where: SearchFilter) -> str:
@@ -103,7 +105,7 @@ class MilvusVectorStore:
         self._timeout = settings.milvus_timeout
         self._lock = threading.Lock()
         self._connected: MilvusClient | None = None
-        self._segments: dict[str, tuple[float, int]] = {}
+        self._segments: dict[str, tuple[float, list[int]]] = {}
 
     def close(self) -> None:
         """Close the connection."""
@@ -211,17 +213,20 @@ class MilvusVectorStore:
         now = time.monotonic()
         known = self._segments.get(name)
         if known is None or known[0] < now - SEGMENTS_LAST:
-            known = self._segments[name] = (now, self._count_segments(name))
+            known = self._segments[name] = (now, self._rows(name))
         return ef_of(known[1], limit)
 
-    def _count_segments(self, name: str) -> int:
+    def _rows(self, name: str) -> list[int]:
+        """Return the rows of each segment of a collection."""
         client = self._client()
         try:
-            return len(_translate(lambda: client.list_loaded_segments(name, timeout=self._timeout)))
+            segments = _translate(lambda: client.list_loaded_segments(name, timeout=self._timeout))
+            return [segment.num_rows for segment in segments]
         except UnavailableError as error:
             cause = error.__cause__
             if isinstance(cause, grpc.RpcError) and cause.code() is grpc.StatusCode.UNIMPLEMENTED:
-                return 1  # Milvus Lite
+                # Milvus Lite, which keeps all in one.
+                return [self._call("get_collection_stats", name)["row_count"]]
             raise
 
     def _query(

@@ -28,7 +28,7 @@ from tests.stack import Stack
 
 DIFFERENT = 12
 """JPEGs that are made; each object is one of them with bytes of its own after its end."""
-COUNTS = {LARGE: 400, TWELVE_MEGAPIXELS: 200}
+COUNTS = {LARGE: 640, TWELVE_MEGAPIXELS: 256}
 THEIR_BATCH = 16
 LEFT = 64
 """Images that are not counted at the end, when the line has no full batch any more."""

@@ -28,8 +28,10 @@ IMAGES = 10_000
 CALLS = 40
 """Of each in a round, whose median counts."""
 CALLERS = 32
+WARM_UP = 2.0
+"""Seconds of a round that do not count: connections are made."""
 SECONDS = 8.0
-"""That the callers go on in a round."""
+"""That count."""
 OVERHEAD = 3.0
 """Milliseconds that all but encoder and database may take."""
 BATCHES = (8, 16, 32)
@@ -166,17 +168,24 @@ def _load(number: int, connect: Callable[[], SearchClient | _Peer]) -> list[floa
     """
     taken: list[float] = []
     failed: list[Exception] = []
-    until = time.monotonic() + SECONDS
+    begin = time.monotonic() + WARM_UP
+    end = begin + SECONDS
 
     def ask(caller: int) -> None:
         queries = Queries(1000 * (number + 1) + caller)
         with contextlib.closing(connect()) as client:
-            while time.monotonic() < until and not failed:
+            while not failed:
                 text = queries()
                 try:
-                    taken.append(seconds_of(lambda: client.search(text)) * 1000)  # noqa: B023
+                    took = seconds_of(lambda: client.search(text))  # noqa: B023
                 except Exception as error:  # ends the benchmark
                     failed.append(error)
+                    return
+                now = time.monotonic()
+                if now > end:
+                    return
+                if now > begin:
+                    taken.append(took * 1000)
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(CALLERS)]
     for thread in threads:

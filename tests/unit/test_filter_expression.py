@@ -133,17 +133,19 @@ def test_a_collection_has_a_name_that_milvus_takes(image_tower: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("segments", "limit", "expected"),
+    ("rows", "limit", "expected"),
     [
-        (0, 28, 256),
-        (1, 28, 256),
-        (4, 28, 128),
-        (8, 28, 96),
-        (1000, 28, 96),
-        (1000, 208, 260),
-        (1, 1100, 1375),
+        ([], 28, 96),
+        ([10], 28, 96),
+        ([10_000], 28, 128),
+        ([100_000], 28, 255),
+        ([125_000] * 8, 28, 97),
+        ([250_000] * 4, 28, 168),
+        ([125_000] * 1000, 28, 96),
+        ([125_000] * 1000, 208, 260),
+        ([10_000], 1100, 1375),
     ],
 )
-def test_how_far_a_search_looks(segments: int, limit: int, expected: int) -> None:
-    """Less far in each segment the more there are, never under the floor or under the limit."""
-    assert ef_of(segments, limit) == expected
+def test_how_far_a_search_looks(rows: list[int], limit: int, expected: int) -> None:
+    """Farther in larger graphs, less far the more there are, never under floor or limit."""
+    assert ef_of(rows, limit) == expected
