@@ -93,7 +93,7 @@ def search(replica: Replica, vectors: MilvusVectorStore, s3: Settings) -> Callab
         lambda: len(vectors.search(tower.fingerprint, images[0].vector, 9, SearchFilter())) == 3,
         "all are searchable",
     )
-    engine = SearchEngine(replica, vectors, S3ObjectStore(s3), PageTokens("key"), QueryCache(100))
+    engine = SearchEngine(replica, vectors, S3ObjectStore(s3), PageTokens("key"), QueryCache(0))
     return lambda **fields: engine.search(parse(pb.SearchRequest(**fields)))
 
 
