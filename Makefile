@@ -40,7 +40,7 @@ check: $(VENV)/.dev .build/pb .build/typing ## lint the contract and the code, c
 	$(BIN)/ruff format --check .
 	MYPYPATH=.build/typing $(BIN)/mypy -p cra -p deploy -p tests
 
-bench: $(VENV)/.dev ## measure beside the alternatives; writes docs/benchmarks.md
+bench: $(VENV)/.dev ## measure beside the alternatives, in over an hour; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.bench
 
 miniature: $(VENV)/.local ## tune the text tower on the shipped data with three seeds, in under 15 minutes
