@@ -11,7 +11,6 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
-import openvino
 import torch
 
 from cra.shared.errors import FailedPreconditionError
@@ -20,6 +19,7 @@ from cra.shared.model.checkpoints import ModelSource, find_model, image_precisio
 from cra.shared.model.converted import FORMAT, IMAGE, REFUSED, TEXT, TowerInfo, place
 from cra.shared.model.image_tower import image_fingerprint
 from cra.shared.model.pixels import Preprocessing
+from cra.shared.model.quiet_openvino import openvino
 from cra.shared.model.text_tower import TextModel, load_text_model, text_fingerprint
 from cra.shared.releases import Release, read_release
 

@@ -7,13 +7,12 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import openvino
-from openvino.preprocess import PrePostProcessor
 
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.model.converted import Converted
 from cra.shared.model.encoders import encode_by_length, unit
 from cra.shared.model.pixels import MEAN, STD, Preprocessing
+from cra.shared.model.quiet_openvino import PrePostProcessor, openvino
 from cra.shared.model.runtime import Runtime
 from cra.shared.model.tokenizer import Tokenizer
 

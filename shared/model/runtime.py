@@ -81,7 +81,7 @@ def _cuda_precision() -> Precision:
 def _openvino_precision(precision: Precision) -> Precision:
     if find_spec("openvino") is None:
         raise FailedPreconditionError("the runtime openvino is not installed: pip install openvino")
-    import openvino  # noqa: PLC0415
+    from cra.shared.model.quiet_openvino import openvino  # noqa: PLC0415
 
     has = set(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     if precision == "auto":

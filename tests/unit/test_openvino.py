@@ -1,6 +1,8 @@
 """Towers converted for OpenVINO are the reference's: 1e-4 in fp32, a cosine of 0.999 in bf16."""
 
 import json
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -190,6 +192,23 @@ def test_nothing_half_made_is_left(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         store.place(tmp_path / "store", "model", fail)
     assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_it_reports_to_nobody() -> None:
+    """OpenVINO's converter has a stub for telemetry, in whatever order things are imported.
+
+    Without `quiet_openvino` it has the real one, which sends unless each user opted out.
+    """
+    code = "from openvino.tools.ovc import telemetry_utils as t; print(t.tm.__name__)"
+    for before, expected in (
+        ("import cra.shared.model.convert", "openvino.tools.ovc.telemetry_stub"),
+        ("from cra.shared.model import openvino_towers", "openvino.tools.ovc.telemetry_stub"),
+        ("pass", "openvino_telemetry"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", f"{before}\n{code}"], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split()[-1] == expected
 
 
 def test_the_runtime_that_is_chosen() -> None:
