@@ -65,14 +65,19 @@ def _row(one: dict[str, Any]) -> str:
     held = {None: "", True: "yes", False: "**no**"}[one["held"]]
     low, high = one["spread"]
     spread = f" ({low:.3g} to {high:.3g})" if len(one["ours"]) > 1 else ""
+    ratio = _number(one["ratio"]) + spread
     return (
         f"| {one['title']} | {_value(one['ours'], one['unit'])} | {one['against']} | "
-        f"{_value(one['rival'], one['unit'])} | {one['ratio']:.3g}{spread} | {asked} | {held} |"
+        f"{_value(one['rival'], one['unit'])} | {ratio} | {asked} | {held} |"
     )
 
 
 def _value(values: list[float], unit: str) -> str:
-    return f"{statistics.median(values):.3g} {unit}".strip()
+    return f"{_number(statistics.median(values))} {unit}".strip()
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def chart(sections: dict[str, Any], file: Path) -> None:
