@@ -35,7 +35,7 @@ MAX_TAGS: Final = 128
 MAX_RESULTS: Final = 1_100
 """The largest `limit` of a search: 1,000 results, and room for what is left out."""
 
-EF_LEAST: Final = 96
+EF_LEAST: Final = 128
 SEGMENTS_LAST: Final = 60.0
 """Seconds that the segments of a collection are remembered."""
 
@@ -67,8 +67,8 @@ def ef_of(rows: Sequence[int], limit: int) -> int:
 
     A larger graph has to be searched farther. But every segment is a graph of its own and brings
     its own best, so that with more of them each may look less far, and the time of a search is the
-    sum over all. Fitted to recall@20 of vectors with the structure of embeddings, which it keeps
-    above 0.99 from ten thousand to a million (docs/benchmarks.md).
+    sum over all. Fitted to recall@20 of vectors with the structure of embeddings
+    (docs/performance.md).
 
     Args:
         rows: of each segment.
