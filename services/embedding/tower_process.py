@@ -58,8 +58,9 @@ def serve(
 
 
 def _answer(pipe: "Connection") -> None:
-    # The pipe ends with the parent, even one that was killed.
-    with contextlib.suppress(EOFError, OSError):
+    # The pipe ends with the parent, even one that was killed; and with this thread, whatever that
+    # dies of, so that the parent does not wait for an answer.
+    with pipe, contextlib.suppress(EOFError, OSError):
         while True:
             function, args = pipe.recv()
             try:

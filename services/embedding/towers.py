@@ -229,6 +229,7 @@ class _TowerProcess:
             if self._life is not dead:
                 return
             _log.error("a tower's process died; starting another", tower=self._load.__name__)
+            dead.process.kill()  # it may only have given up one pipe
             dead.process.join()
             self.generation += 1
             self._life = _Life(self._load, self._engine, self._lanes, tuple(self._kept.values()))

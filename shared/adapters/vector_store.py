@@ -47,8 +47,8 @@ SCHEMA: Final = 2
 """Part of a collection's name: another schema is another collection, filled from the bucket."""
 
 _RECORD: Final = ["record"]
-"""What an answer is made of lies in one field: fetching nine of each hit takes as long as the
-search itself."""
+"""What an answer is made of lies in one field: with nine for each of 36 hits a search took 2.5 ms
+instead of 1.8."""
 
 
 def collection_name(image_tower: str) -> str:

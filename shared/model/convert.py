@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from cra.shared import budget
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.model import converted
 from cra.shared.model.checkpoints import ModelSource, find_model, image_precision, load_clip
@@ -20,7 +21,7 @@ from cra.shared.model.converted import FORMAT, IMAGE, REFUSED, TEXT, TowerInfo, 
 from cra.shared.model.image_tower import image_fingerprint
 from cra.shared.model.pixels import Preprocessing
 from cra.shared.model.quiet_openvino import openvino
-from cra.shared.model.text_tower import TextModel, load_text_model, text_fingerprint
+from cra.shared.model.text_tower import TextModel, base_release, load_text_model
 from cra.shared.releases import Release, read_release
 
 
@@ -38,7 +39,7 @@ def convert_model(source: ModelSource, store: Path) -> Path:
         _save_image(clip.visual, preprocessing.input_size, folder)
         info = TowerInfo(
             name=source.name,
-            release=f"{source.name}-{text_fingerprint(clip, source.normalizer)}",
+            release=base_release(source, clip),
             normalizer=source.normalizer,
             added_tokens=(),
             image_tower=image_fingerprint(clip, preprocessing),
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--release", type=Path)
     parser.add_argument("--into", type=Path, required=True)
     options = parser.parse_args()
+    budget.give_way()  # queries go on while a release is converted
     torch.set_num_threads(1)
     try:
         if options.release:

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from cra.shared import budget
 from cra.shared.errors import FailedPreconditionError, UnavailableError
 from cra.shared.model.runtime import Precision
 from cra.shared.releases import Release
@@ -134,7 +133,6 @@ def _convert(arguments: list[str], store: Path) -> Converted:
         stdout=subprocess.PIPE,
         text=True,
         check=False,
-        preexec_fn=budget.give_way,  # queries go on while a release is converted
     )
     if done.returncode not in {0, REFUSED}:
         raise UnavailableError(f"converting the model ended with status {done.returncode}")

@@ -103,6 +103,11 @@ def text_fingerprint(model: "TextModel | CLIP", normalizer: str) -> str:
     return digest.hexdigest()[:8]
 
 
+def base_release(source: ModelSource, model: CLIP) -> str:
+    """Return the name of a model's own text tower, as a release."""
+    return f"{source.name}-{text_fingerprint(model, source.normalizer)}"
+
+
 def encode_weights(model: TextModel) -> bytes:
     """Return the weights file of a release: safetensors in fp16."""
     return safetensors.torch.save(
@@ -162,7 +167,7 @@ class TextTower:
             preprocessing = Preprocessing(source.config["image_resolution"])
             self.image_tower = image_fingerprint(clip, preprocessing)
             self.tokenizer = Tokenizer(source.normalizer)
-            self.release = f"{source.name}-{text_fingerprint(clip, source.normalizer)}"
+            self.release = base_release(source, clip)
             self.dimension = source.config["embed_dim"]
             self.model = TextModel.from_clip(clip)
         self._forward = TorchForward(self.model, self.runtime, priority=HIGH)

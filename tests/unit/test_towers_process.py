@@ -52,12 +52,17 @@ def test_the_processes_run_the_towers(towers: TowerProcesses, folder: Path) -> N
     assert (towers.info.name, towers.info.device, towers.info.precision) == ("tiny", "cpu", "fp32")
     encoded = towers.encode_texts(text.release, ["红色的塔", "飞檐" * 60])
     vectors, truncated = text.encode(["红色的塔", "飞檐" * 60])
-    np.testing.assert_allclose([vector for vector, _ in encoded], vectors, atol=TOLERANCE)
+    np.testing.assert_allclose([vector for vector, _ in encoded], vectors, atol=tolerance(towers))
     assert [cut for _, cut in encoded] == truncated == [False, True]
     pixels = [prepare(FILES[name], Preprocessing(32)).pixels for name in ("JPEG", "PNG, RGBA")]
     np.testing.assert_allclose(
-        towers.encode_images(pixels), image.encode(np.stack(pixels)), atol=TOLERANCE
+        towers.encode_images(pixels), image.encode(np.stack(pixels)), atol=tolerance(towers)
     )
+
+
+def tolerance(towers: TowerProcesses) -> float:
+    """Return how near to the reference an engine is in fp32."""
+    return 1e-6 if towers.info.engine == "torch" else TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +95,7 @@ def test_releases_are_loaded_beside_the_model(towers: TowerProcesses, release: R
     assert towers.loaded_releases() == {base, release.name}
     expected = TextTower(release, "cpu").encode(["红门"])[0][0]
     tuned = towers.encode_texts(release.name, ["红门"])[0][0]
-    np.testing.assert_allclose(tuned, expected, atol=TOLERANCE)
+    np.testing.assert_allclose(tuned, expected, atol=tolerance(towers))
     assert float(tuned @ before) < 0.99
     towers.unload_release(release.name)
     towers.unload_release(release.name)
@@ -116,7 +121,9 @@ def test_a_release_that_does_not_load(
     shape = make_tower_release(
         tmp_path, folder, make_checkpoint(tmp_path / "wide", dimension=64), "shape"
     )
-    for bad, reason in ((torn, "do not fit|is torn"), (nan, "no number"), (shape, "do not fit")):
+    # The converter checks a release's files before it loads them.
+    torn_reason = "do not fit" if towers.info.engine == "torch" else "is torn"
+    for bad, reason in ((torn, torn_reason), (nan, "no number"), (shape, "do not fit")):
         with pytest.raises(FailedPreconditionError, match=reason):
             towers.load_release(bad)
     assert towers.loaded_releases() == {towers.info.release}
@@ -154,6 +161,20 @@ def test_a_process_that_dies_is_replaced(towers: TowerProcesses) -> None:
     assert towers._image.run(os.getpid) == image
     np.testing.assert_array_equal(towers.encode_texts(towers.info.release, ["红门"])[0][0], before)
     assert towers._text.run(os.getpid) != victim
+
+
+def _unspeakable() -> object:
+    return threading.Lock()
+
+
+def test_an_answer_that_cannot_be_sent(towers: TowerProcesses) -> None:
+    """A thread of the process that dies of its answer leaves nobody waiting; the next call works.
+
+    Without closing its pipe, the caller waits for ever.
+    """
+    with pytest.raises(UnavailableError, match="died"):
+        towers._text.encode(_unspeakable)
+    assert towers.encode_texts(towers.info.release, ["红门"])
 
 
 def test_ctrl_c_is_for_the_parent(towers: TowerProcesses) -> None:
