@@ -9,13 +9,14 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 import numpy as np
 from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
+from cra.shared.adapters.together import Together
 from cra.shared.domain import (
     ImageRecord,
     IndexedImage,
@@ -36,6 +37,9 @@ MAX_RESULTS: Final = 1_100
 """The largest `limit` of a search: 1,000 results, and room for what is left out."""
 
 EF_LEAST: Final = 128
+SEARCHES_TOGETHER: Final = 16
+"""Vectors in one search of Milvus."""
+
 SEGMENTS_LAST: Final = 60.0
 """Seconds that the segments of a collection are remembered."""
 
@@ -96,6 +100,14 @@ def expression(where: SearchFilter) -> str:
     return " and ".join(parts)
 
 
+class _Alike(NamedTuple):
+    """What searches have in common that can go as one."""
+
+    collection: str
+    limit: int
+    expression: str
+
+
 class MilvusVectorStore:
     """Milvus, as a server or as Lite's server; see `ports.VectorStore`."""
 
@@ -105,6 +117,7 @@ class MilvusVectorStore:
         self._timeout = settings.milvus_timeout
         self._lock = threading.Lock()
         self._connected: MilvusClient | None = None
+        self._searches = Together(self._search, SEARCHES_TOGETHER)
         self._segments: dict[str, tuple[float, list[int]]] = {}
 
     def close(self) -> None:
@@ -162,20 +175,8 @@ class MilvusVectorStore:
     def search(
         self, image_tower: str, vector: Vector, limit: int, where: SearchFilter
     ) -> list[ScoredImage]:
-        name = collection_name(image_tower)
-        found = self._call(
-            "search",
-            name,
-            [vector.tolist()],
-            limit=limit,
-            filter=expression(where),
-            output_fields=_RECORD,
-            search_params={"metric_type": "COSINE", "params": {"ef": self._ef(name, limit)}},
-            # Bounded: Strong waits 200 ms and more for writes that no caller of ours waits for.
-            consistency_level="Bounded",
-        )
-        images = [ScoredImage(_record(hit["entity"]), float(hit["distance"])) for hit in found[0]]
-        return sorted(images, key=lambda image: (-image.score, image.record.ref.image_id))
+        alike = _Alike(collection_name(image_tower), limit, expression(where))
+        return self._searches(alike, vector)
 
     def fetch(self, image_tower: str, refs: Sequence[ObjectRef]) -> list[IndexedImage]:
         rows = self._query(image_tower, refs, [*_RECORD, "vector"], "Bounded")
@@ -208,6 +209,21 @@ class MilvusVectorStore:
                     )
         finally:
             iterator.close()
+
+    def _search(self, alike: "_Alike", vectors: Sequence[Vector]) -> list[list[ScoredImage]]:
+        ef = self._ef(alike.collection, alike.limit)
+        found = self._call(
+            "search",
+            alike.collection,
+            [vector.tolist() for vector in vectors],
+            limit=alike.limit,
+            filter=alike.expression,
+            output_fields=_RECORD,
+            search_params={"metric_type": "COSINE", "params": {"ef": ef}},
+            # Bounded: Strong waits 200 ms and more for writes that no caller of ours waits for.
+            consistency_level="Bounded",
+        )
+        return [_ranked(hits) for hits in found]
 
     def _ef(self, name: str, limit: int) -> int:
         now = time.monotonic()
@@ -269,6 +285,11 @@ def _translate(function: Any) -> Any:
         raise UnavailableError(f"Milvus: {error.message}") from error
     except grpc.RpcError as error:  # what it retries itself it wraps, the rest comes through
         raise UnavailableError(f"Milvus does not answer: {error.code().name}") from error
+
+
+def _ranked(hits: Any) -> list[ScoredImage]:
+    images = [ScoredImage(_record(hit["entity"]), float(hit["distance"])) for hit in hits]
+    return sorted(images, key=lambda image: (-image.score, image.record.ref.image_id))
 
 
 def _hex(text: str) -> str:
