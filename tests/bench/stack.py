@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from tests.stack import Stack, local_stack
 
 BULK = 500
 """Vectors in one upsert."""
+AT_REST = 60.0
+"""Seconds without a new segment."""
 
 
 @contextlib.contextmanager
@@ -49,7 +52,11 @@ def key(number: int) -> str:
 
 
 def fill(store: MilvusVectorStore, image_tower: str, count: int) -> None:
-    """Write made-up images into the index, and return when each is searchable through HNSW."""
+    """Write made-up images into the index, and return when it is at rest.
+
+    Each is searchable through HNSW then, and Milvus has not merged segments for a while, which it
+    does half a minute after so many writes and which takes a sixth of a core.
+    """
     number = 0
     for part in Embeddings().images(count):
         for start in range(0, len(part), BULK):
@@ -69,6 +76,16 @@ def fill(store: MilvusVectorStore, image_tower: str, count: int) -> None:
 
     wait_until(indexed, f"{count} vectors are indexed", 7200)
     wait_until(handed_over, f"{count} vectors are loaded with their index", 600)
+    state: tuple[frozenset[int], float] = (frozenset(), 0.0)
+
+    def at_rest() -> bool:
+        nonlocal state
+        loaded = frozenset(one.segment_id for one in client.list_loaded_segments(name))
+        if loaded != state[0]:
+            state = loaded, time.monotonic()
+        return time.monotonic() - state[1] > AT_REST
+
+    wait_until(at_rest, "no segments are merged any more", 7200)
     store._segments.clear()
 
 
