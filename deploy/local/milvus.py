@@ -16,6 +16,7 @@ from deploy.local import environment
 from deploy.local.ports import find_free
 
 _METRICS_PORT: Final = 9091
+_ETCD_PORT: Final = 2379
 _SEGMENT_MEGABYTES: Final = 1024
 
 
@@ -58,6 +59,7 @@ def _become_server(folder: Path, port: int) -> None:
     env = {
         **os.environ,
         "DEPLOY_MODE": "STANDALONE",
+        "ETCD_CONFIG_PATH": str(_write_etcd(folder / "configs" / "etcd.yaml")),
         "METRICS_PORT": str(find_free(_METRICS_PORT, set())),
         "MILVUS_RUN_DIR": str(folder / "run"),
         "LD_LIBRARY_PATH": os.pathsep.join(
@@ -69,6 +71,21 @@ def _become_server(folder: Path, port: int) -> None:
         os.dup2(talk.fileno(), 1)
     os.chdir(folder)
     os.execve(binary, [str(binary), "run", "standalone"], env)  # noqa: S606
+
+
+def _write_etcd(file: Path) -> Path:
+    """Give the etcd inside ports of its own: by default two such servers want the same."""
+    taken: set[int] = set()
+    client, peer = (f"http://127.0.0.1:{find_free(_ETCD_PORT, taken)}" for _ in range(2))
+    urls = {
+        "listen-client-urls": client,
+        "advertise-client-urls": client,
+        "listen-peer-urls": peer,
+        "initial-advertise-peer-urls": peer,
+        "initial-cluster": f"default={peer}",
+    }
+    file.write_text("".join(f"{name}: {url}\n" for name, url in urls.items()))
+    return file
 
 
 if __name__ == "__main__":
