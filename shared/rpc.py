@@ -1,7 +1,11 @@
 """gRPC's edge, for clients and servers alike: one table of errors, one way to open a channel."""
 
 import json
+import math
+import time
+from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -18,6 +22,12 @@ MAX_MESSAGE_BYTES: Final = {
     "cra.ingest.v1.IngestService": 4 * 2**20,
 }
 """The largest message of each service, set on both sides."""
+
+LIVENESS: Final = "cra.liveness"
+"""Name under which standard health says whether a process works, whatever it depends on."""
+
+KEEPALIVE: Final = 30.0
+"""Seconds of silence after which either end asks whether the other is still there."""
 
 CODES: Final[dict[type[errors.CraError], grpc.StatusCode]] = {
     errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -129,6 +139,74 @@ request_id: Final[ContextVar[str]] = ContextVar("request_id", default="")
 """The request that is being worked on; it goes with every call to another service."""
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Whoever waits for what is being worked on."""
+
+    deadline: float
+    """`time.monotonic()` after which nobody waits any more."""
+    waits: Callable[[], bool]
+    at_end: Callable[[Callable[[], object]], bool]
+    """Has a function called when the caller hangs up or is answered; False if that is past."""
+
+
+caller: Final[ContextVar[Caller | None]] = ContextVar("caller", default=None)
+
+
+def caller_of(context: grpc.ServicerContext) -> Caller:
+    """Return who waits for the answer of a call."""
+    left = context.time_remaining()
+    deadline = math.inf if left is None else time.monotonic() + left
+    return Caller(deadline, context.is_active, context.add_callback)
+
+
+def time_left(most: float) -> float:
+    """Return the seconds that a step may take: `most`, or what the caller's deadline leaves."""
+    asked_by = caller.get()
+    return most if asked_by is None else max(0.0, min(most, asked_by.deadline - time.monotonic()))
+
+
+def check_caller() -> None:
+    """Return if somebody still waits for the answer; to be asked before each costly step.
+
+    Raises:
+        DeadlineExceededError: the caller has hung up, or its deadline has passed.
+    """
+    asked_by = caller.get()
+    if asked_by is None:
+        return
+    if not asked_by.waits():
+        raise errors.DeadlineExceededError("the caller has hung up")
+    if asked_by.deadline <= time.monotonic():
+        raise errors.DeadlineExceededError("the deadline passed before the answer was ready")
+
+
+def call(method: Any, request: Any, timeout: float, *, cancel: bool) -> Any:
+    """Make a call for the caller of the one that is worked on, and no longer than that waits.
+
+    Args:
+        method: of a stub, one message to one message.
+        request: its message.
+        timeout: seconds, if the caller's deadline leaves so many.
+        cancel: pass on that the caller hangs up, which costs a third of a millisecond.
+
+    Raises:
+        DeadlineExceededError: the caller has hung up, or its deadline has passed.
+        grpc.RpcError: the call failed.
+    """
+    check_caller()
+    asked_by = caller.get()
+    if asked_by is None or not cancel:
+        return method(request, timeout=time_left(timeout))
+    future = method.future(request, timeout=time_left(timeout))
+    if not asked_by.at_end(future.cancel):
+        future.cancel()
+    try:
+        return future.result()
+    except grpc.FutureCancelledError as error:
+        raise errors.DeadlineExceededError("the caller has hung up") from error
+
+
 class _AddMetadata(
     grpc.UnaryUnaryClientInterceptor,
     grpc.UnaryStreamClientInterceptor,
@@ -185,7 +263,7 @@ def open_channel(target: str, service: str, token: str = "") -> grpc.Channel:
             ("grpc.service_config", json.dumps(config)),
             ("grpc.max_send_message_length", limit),
             ("grpc.max_receive_message_length", limit),
-            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_time_ms", round(KEEPALIVE * 1000)),
             # A server that is back is found again within seconds; the default waits two minutes.
             ("grpc.max_reconnect_backoff_ms", 3_000),
         ],

@@ -2,12 +2,14 @@
 
 import gc
 import hmac
+import random
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -19,7 +21,9 @@ from grpc_status import rpc_status
 from cra.shared import rpc
 from cra.shared.errors import (
     CraError,
+    DeadlineExceededError,
     FailedPreconditionError,
+    InvalidArgumentError,
     ResourceExhaustedError,
     UnauthenticatedError,
     UnavailableError,
@@ -53,6 +57,27 @@ CANNOT_START: Final = 78
 READINESS_PERIOD: Final = 2.0
 """Seconds between two checks of readiness."""
 
+READY_WITHIN: Final = 20.0
+"""Seconds that one check of readiness may take; what it asks is told so."""
+
+STUCK: Final = 90.0
+"""Seconds after which a check of readiness that has not ended shows that this process is stuck."""
+
+ARRIVES_WITHIN: Final = 10.0
+"""Seconds within which the message of a call has to be here; then the call is cancelled."""
+
+PATIENCE: Final = 1.0
+"""Seconds that a message may take however many others are awaited."""
+
+REFUSING: Final = 256
+"""Calls beyond `max_calls` that may wait to be refused in words; more are, without any."""
+
+BUSY: Final = 8
+"""Calls of a method at once from which on they show how fast it is; fewer are always taken."""
+
+MAX_CONNECTIONS: Final = 1000
+"""Connections at once; more are closed as they come."""
+
 SOON: Final = 1.0
 """Seconds within which a call that was UNAVAILABLE may be tried again by the channel itself."""
 
@@ -65,41 +90,149 @@ LAST_BYTES: Final = 0.5
 _log = structlog.get_logger()
 
 
-class _Boundary(grpc.ServerInterceptor):
-    """Around every call: credentials, a bound on calls at once, ids in logs, errors to statuses."""
+class _Pace:
+    """How fast calls of one method are answered, and so how long another one would take.
 
-    def __init__(self, max_calls: int, tokens: Mapping[str, str]) -> None:
-        self._max_calls = max_calls
+    Args:
+        longest: seconds that an answer may be expected to take when its call is taken.
+    """
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
         self._running = 0
+        self._apart = 0.0
+        """Mean seconds between two answers while there is much to do."""
+        self._last = 0.0
+
+    def begin(self) -> None:
+        """Note a call that is taken.
+
+        Raises:
+            ResourceExhaustedError: its answer would take too long.
+        """
+        wait = (self._running + 1) * self._apart
+        if self._running >= BUSY and wait > self._longest:
+            raise ResourceExhaustedError(
+                f"an answer would take about {wait:.1f} s; at most {self._longest:g} are accepted",
+                # Not all that are refused now are to come back at once.
+                retry_after=wait * random.uniform(1, 1.5),  # noqa: S311 - no secret
+            )
+        if self._running == 0:
+            self._last = time.monotonic()
+        self._running += 1
+
+    def end(self) -> None:
+        """Note that a call has ended."""
+        self._running -= 1
+        now = time.monotonic()
+        if self._running >= BUSY:
+            # One that took very long waited for something that hung: that is no pace.
+            self._apart += (min(now - self._last, SOON) - self._apart) / 50
+        self._last = now
+
+
+class _Arrivals:
+    """Calls whose message is awaited, bounded in number and in time.
+
+    Each holds a thread: calls that are opened and not filled must not take all of them.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._awaited: dict[object, tuple[float, grpc.ServicerContext]] = {}
+        """The oldest first."""
+
+    def receive(self, messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        """Return the one message of a call."""
+        key = object()
+        with self._lock:
+            if len(self._awaited) >= self._most:
+                self._cancel_first(PATIENCE)
+            self._awaited[key] = (time.monotonic(), context)
+        try:
+            return next(messages)
+        except StopIteration:
+            raise InvalidArgumentError("request", "is missing") from None
+        except grpc.RpcError as error:
+            raise DeadlineExceededError("the call ended before its message was here") from error
+        finally:
+            with self._lock:
+                del self._awaited[key]
+
+    def sweep(self) -> None:
+        """Cancel the calls whose time is up."""
+        with self._lock:
+            for since, context in self._awaited.values():
+                if since < time.monotonic() - ARRIVES_WITHIN:
+                    context.cancel()  # type: ignore[attr-defined]
+
+    def _cancel_first(self, older_than: float) -> None:
+        since, context = next(iter(self._awaited.values()))
+        if since < time.monotonic() - older_than:
+            context.cancel()  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class _Malformed:
+    """What stands for a message that cannot be read."""
+
+    problem: str
+
+
+class _Boundary(grpc.ServerInterceptor):
+    """Around every call: credentials, bounds on calls at once, ids in logs, errors to statuses."""
+
+    def __init__(
+        self, max_calls: int, tokens: Mapping[str, str], longest: Mapping[str, float]
+    ) -> None:
+        self._max_calls = max_calls
+        # A stream stays for as long as its caller likes; they must not be all there is.
+        self._max_streams = max(1, max_calls // 2)
+        self._running = self._streams = 0
         self._changed = threading.Condition()
         self._tokens = tokens
+        self._paces = {method: _Pace(seconds) for method, seconds in longest.items()}
+        self.arrivals = _Arrivals(max(1, max_calls // 4))
 
     def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         handler = continuation(details)
         method: str = details.method
         if handler is None or not method.startswith("/cra."):
             return handler
-        if handler.response_streaming:
-            return handler._replace(
-                **{_kind(handler): self._around_stream(getattr(handler, _kind(handler)), method)}
-            )
-        return handler._replace(unary_unary=self._around(handler.unary_unary, method))
+        # gRPC awaits a single message before it calls anything of ours, for as long as that takes.
+        # As a stream of one, it is awaited here.
+        wrap, make = (
+            (self._around_stream, grpc.stream_stream_rpc_method_handler)
+            if handler.response_streaming
+            else (self._around, grpc.stream_unary_rpc_method_handler)
+        )
+        return make(
+            wrap(handler, method),
+            request_deserializer=_reader(handler.request_deserializer),
+            response_serializer=handler.response_serializer,
+        )
 
-    def _around(self, behavior: Any, method: str) -> Any:
-        def call(request: Any, context: grpc.ServicerContext) -> Any:
+    def _around(self, handler: Any, method: str) -> Any:
+        def call(messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
             with _Call(self, method, context):
-                return behavior(request, context)
+                request = _readable(self.arrivals.receive(messages, context))
+                return handler.unary_unary(request, context)
 
         return call
 
-    def _around_stream(self, behavior: Any, method: str) -> Any:
-        def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            with _Call(self, method, context):
-                yield from behavior(request, context)
+    def _around_stream(self, handler: Any, method: str) -> Any:
+        def call(messages: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+            with _Call(self, method, context, stream=handler.request_streaming):
+                if handler.request_streaming:
+                    yield from handler.stream_stream(map(_readable, messages), context)
+                else:
+                    request = _readable(self.arrivals.receive(messages, context))
+                    yield from handler.unary_stream(request, context)
 
         return call
 
-    def admit(self, method: str, context: grpc.ServicerContext) -> None:
+    def admit(self, method: str, context: grpc.ServicerContext, stream: bool) -> None:
         """Check credentials and take a slot."""
         token = self._tokens.get(method.split("/")[1]) or self._tokens.get(method)
         if token:
@@ -112,12 +245,22 @@ class _Boundary(grpc.ServerInterceptor):
                 raise ResourceExhaustedError(
                     f"too many calls at once; at most {self._max_calls} are taken"
                 )
+            if stream and self._streams >= self._max_streams:
+                raise ResourceExhaustedError(
+                    f"too many streams at once; at most {self._max_streams} are taken"
+                )
+            if method in self._paces:
+                self._paces[method].begin()
             self._running += 1
+            self._streams += stream
 
-    def release(self) -> None:
+    def release(self, method: str, stream: bool) -> None:
         """Give the slot back."""
         with self._changed:
             self._running -= 1
+            self._streams -= stream
+            if method in self._paces:
+                self._paces[method].end()
             self._changed.notify_all()
 
     def wait_idle(self, seconds: float) -> None:
@@ -126,11 +269,32 @@ class _Boundary(grpc.ServerInterceptor):
             self._changed.wait_for(lambda: self._running == 0, seconds)
 
 
+def _reader(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return a deserializer that leaves it to `_readable` to say what is wrong."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except Exception as error:  # of whichever implementation of protobuf
+            return _Malformed(str(error))
+
+    return read
+
+
+def _readable(message: Any) -> Any:
+    if isinstance(message, _Malformed):
+        raise InvalidArgumentError("request", f"is no message of this call: {message.problem}")
+    return message
+
+
 class _Call:
     """One call, as a context: what leaves it as an exception leaves as a status."""
 
-    def __init__(self, boundary: _Boundary, method: str, context: grpc.ServicerContext) -> None:
+    def __init__(
+        self, boundary: _Boundary, method: str, context: grpc.ServicerContext, stream: bool = False
+    ) -> None:
         self._boundary, self._method, self._context = boundary, method, context
+        self._stream = stream
         self._admitted = False
 
     def __enter__(self) -> None:
@@ -139,16 +303,17 @@ class _Call:
         given = dict(self._context.invocation_metadata()).get("x-request-id")
         request_id = str(given)[:128] if given else new_id()
         rpc.request_id.set(request_id)
+        rpc.caller.set(rpc.caller_of(self._context))
         structlog.contextvars.bind_contextvars(method=self._method, request_id=request_id)
         try:
-            self._boundary.admit(self._method, self._context)
+            self._boundary.admit(self._method, self._context, self._stream)
         except CraError as error:
             self._abort(error)
         self._admitted = True
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if self._admitted:
-            self._boundary.release()
+            self._boundary.release(self._method, self._stream)
         seconds = round(time.perf_counter() - self._start, 4)
         if error is None or isinstance(error, GeneratorExit):
             _log.debug("call", code="OK", seconds=seconds)
@@ -171,8 +336,35 @@ class _Call:
         self._context.abort_with_status(status)
 
 
-def _kind(handler: Any) -> str:
-    return "stream_stream" if handler.request_streaming else "unary_stream"
+class _Health(health.HealthServicer):
+    """Standard health, which under the name of liveness is worked out when it is asked for.
+
+    Args:
+        pool: threads that nothing else takes.
+        problem: tells what is wrong with this process; empty if it works.
+    """
+
+    def __init__(self, pool: futures.ThreadPoolExecutor, problem: Callable[[], str]) -> None:
+        super().__init__(experimental_non_blocking=True, experimental_thread_pool=pool)
+        self._problem = problem
+        self._told = ""
+
+        def check(request: Any, context: grpc.ServicerContext) -> Any:
+            if request.service == rpc.LIVENESS:
+                return self._liveness()
+            return health.HealthServicer.Check(self, request, context)
+
+        # Of this object, not of the class: each server asks its own threads.
+        check.experimental_thread_pool = pool  # type: ignore[attr-defined]
+        self.Check = check
+
+    def _liveness(self) -> Any:
+        problem = self._problem()
+        if problem != self._told:
+            _log.error("wedged" if problem else "works again", problem=problem or None)
+            self._told = problem
+        states = health_pb2.HealthCheckResponse
+        return states(status=states.NOT_SERVING if problem else states.SERVING)
 
 
 class Server:
@@ -185,6 +377,10 @@ class Server:
         add: registers the servicer, such as `add_SearchServiceServicer_to_server` bound to it.
         ready: does the service's own job once and raises if it cannot.
         tokens: bearer token by full service name or method (`/pkg.Service/Method`).
+        works: tells what is wrong with this process itself, whatever it depends on, so that it has
+            to be started again; empty if nothing is. What every server has is checked beside it.
+        longest: by method (`/pkg.Service/Method`), seconds that the answer may be expected to take
+            when a call is taken; a call whose answer would take longer is refused at once.
     """
 
     def __init__(
@@ -195,6 +391,8 @@ class Server:
         add: Callable[[grpc.Server], None],
         ready: Callable[[], None],
         tokens: Mapping[str, str] | None = None,
+        works: Callable[[], str] = str,
+        longest: Mapping[str, float] | None = None,
     ) -> None:
         limit = rpc.MAX_MESSAGE_BYTES[service]
         threads = settings.max_calls + 8  # room for health checks and for refusing
@@ -202,11 +400,11 @@ class Server:
         self._service = service
         self._ready = ready
         self._stopping = threading.Event()
-        self._boundary = _Boundary(settings.max_calls, tokens or {})
-        self._health = health.HealthServicer(
-            experimental_non_blocking=True,
-            experimental_thread_pool=futures.ThreadPoolExecutor(4, "health"),
-        )
+        self._works = works
+        self._checking_since: float | None = None
+        self._watcher = threading.Thread(target=self._watch, name="readiness", daemon=True)
+        self._boundary = _Boundary(settings.max_calls, tokens or {}, longest or {})
+        self._health = _Health(futures.ThreadPoolExecutor(4, "health"), self._what_is_stuck)
         self._set_health(serving=False)
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads, "call"),
@@ -214,13 +412,20 @@ class Server:
             options=[
                 ("grpc.max_send_message_length", limit),
                 ("grpc.max_receive_message_length", limit),
+                # A connection that says nothing, at its start or later, is no connection.
+                ("grpc.server_handshake_timeout_ms", round(ARRIVES_WITHIN * 1000)),
+                ("grpc.keepalive_time_ms", round(rpc.KEEPALIVE * 1000)),
+                ("grpc.keepalive_timeout_ms", round(ARRIVES_WITHIN * 1000)),
+                ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+                # Our own channels ask so often; a server ends the connection of one that asks more.
+                ("grpc.http2.min_ping_interval_without_data_ms", round(rpc.KEEPALIVE * 500)),
                 # Clients look up replicas again only when a connection ends.
                 ("grpc.max_connection_age_ms", 45_000),
                 ("grpc.max_connection_age_grace_ms", 60_000),
                 # Two servers on one port would share its calls in silence.
                 ("grpc.so_reuseport", 0),
             ],
-            maximum_concurrent_rpcs=threads,
+            maximum_concurrent_rpcs=threads + REFUSING,
         )
         add(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -237,7 +442,8 @@ class Server:
         """Serve, not ready until the first check of readiness has passed."""
         self._server.start()
         _log.info("listening", host=self._settings.host, port=self.port)
-        threading.Thread(target=self._watch, name="readiness", daemon=True).start()
+        self._watcher.start()
+        threading.Thread(target=self._sweep, name="arrivals", daemon=True).start()
 
     def stop(self) -> None:
         """Stop taking calls, let running ones end, then return."""
@@ -269,6 +475,10 @@ class Server:
     def _watch(self) -> None:
         was_ready: bool | None = None
         while not self._stopping.is_set():
+            self._checking_since = time.monotonic()
+            rpc.caller.set(
+                rpc.Caller(self._checking_since + READY_WITHIN, lambda: True, lambda _: True)
+            )
             try:
                 self._ready()
                 problem = ""
@@ -277,6 +487,7 @@ class Server:
             except Exception as error:  # a bug in the check must show as not ready, not as silence
                 _log.exception("readiness check failed")
                 problem = repr(error)
+            self._checking_since = None
             if self._stopping.is_set():
                 return
             ready = not problem
@@ -285,6 +496,20 @@ class Server:
                 _log.info("ready" if ready else "not ready", problem=problem or None)
             was_ready = ready
             self._stopping.wait(READINESS_PERIOD)
+
+    def _sweep(self) -> None:
+        while not self._stopping.wait(1):
+            self._boundary.arrivals.sweep()
+
+    def _what_is_stuck(self) -> str:
+        if self._stopping.is_set():
+            return ""
+        if self._watcher.ident is not None and not self._watcher.is_alive():
+            return "the thread that checks readiness has died"
+        since = self._checking_since
+        if since is not None and since < time.monotonic() - STUCK:
+            return f"a check of readiness has not ended for {time.monotonic() - since:.0f} s"
+        return self._works()
 
     def _set_health(self, *, serving: bool) -> None:
         states = health_pb2.HealthCheckResponse

@@ -47,17 +47,21 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         self, request_iterator: Iterator[pb.SearchStreamRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.SearchStreamResponse]:
         answers: queue.SimpleQueue[pb.SearchStreamResponse | Exception | None] = queue.SimpleQueue()
-        slots = threading.BoundedSemaphore(STREAM_PARALLEL)
-        # Somebody who stops reading must not hold a reader thread for ever.
-        context.add_callback(lambda: answers.put(None))
+        # Given back when an answer has left, so that who asks and does not read is not worked for.
+        slots = threading.Semaphore(STREAM_PARALLEL)
+
+        def end() -> None:
+            # Somebody who stops reading must hold neither this thread nor the reader for ever.
+            answers.put(None)
+            slots.release(2 * STREAM_PARALLEL)
+
+        context.add_callback(end)
 
         def answer(request: pb.SearchRequest) -> None:
             try:
                 answers.put(self._stream_answer(request, context))
             except Exception as error:  # a bug: it ends this stream and is logged by the boundary
                 answers.put(error)
-            finally:
-                slots.release()
 
         def read() -> None:
             try:
@@ -77,12 +81,14 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             if isinstance(item, Exception):
                 raise item
             yield item
+            slots.release()
 
     def _stream_answer(
         self, request: pb.SearchRequest, context: grpc.ServicerContext
     ) -> pb.SearchStreamResponse:
         try:
             rpc.request_id.set("")  # that of the stream is not that of its queries
+            rpc.caller.set(rpc.caller_of(context))
             response = self._answer(request, context.time_remaining())
         except CraError as error:
             problem = pb.SearchError(code=rpc.code_of(error).name, message=error.message)

@@ -1,7 +1,8 @@
 """The encoder port over gRPC: the embedding service."""
 
+import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import numpy as np
@@ -37,6 +38,10 @@ RELEASE_STATES: Mapping["pb.ReleaseState.ValueType", ReleaseState] = {
 }
 
 
+FEW: Final = 2
+"""Calls at once that find no line at the service worth leaving when their callers hang up."""
+
+
 class RemoteEncoder:
     """Speaks to the embedding service; see `ports.Encoder`."""
 
@@ -45,6 +50,8 @@ class RemoteEncoder:
         self._channel = rpc.open_channel(target, SERVICE, token)
         self._stub = pb_grpc.EmbeddingServiceStub(self._channel)
         self._timeout = timeout
+        self._lock = threading.Lock()
+        self._under_way = 0
 
     def close(self) -> None:
         """Close the channel."""
@@ -125,10 +132,17 @@ class RemoteEncoder:
         )
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
+        with self._lock:
+            self._under_way += 1
+            many = self._under_way > FEW
         try:
-            return method(request, timeout=self._timeout if timeout is None else timeout)
+            seconds = self._timeout if timeout is None else timeout
+            return rpc.call(method, request, seconds, cancel=many)
         except grpc.RpcError as error:
             raise rpc.from_rpc_error(error, self._server) from error
+        finally:
+            with self._lock:
+                self._under_way -= 1
 
 
 def _image_result(result: pb.ImageResult) -> Vector | ImageProblem:
