@@ -1,6 +1,7 @@
 """Search itself: terms to one vector, vector to ranked images."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -9,6 +10,7 @@ import numpy as np
 from cra.services.gateway.paging import PageTokens, Position
 from cra.services.gateway.query import MAX_RESULTS, Query, Term
 from cra.services.gateway.query_cache import QueryCache
+from cra.shared import rpc
 from cra.shared.domain import ObjectRef, ScoredImage, SearchFilter, Vector
 from cra.shared.errors import (
     FailedPreconditionError,
@@ -93,6 +95,8 @@ class SearchEngine:
                 token does not fit.
             NotFoundError: an image_id is not indexed, or the release does not exist.
             FailedPreconditionError: the release that is named is refused or not loaded.
+            UnavailableError: a part that is needed does not answer, or not with numbers.
+            DeadlineExceededError: the time is up, or the caller has hung up.
         """
         # One look-up decides tower and release for the whole request, so that a switch of the
         # active release in the middle cannot mix two.
@@ -107,6 +111,7 @@ class SearchEngine:
             named = last.text_release
         encoded = self._encode(query, models, named, timeout)
         release = encoded.text_release
+        rpc.check_caller()
         start = time.perf_counter()
         page, more = self._page(query, tower, encoded.vector, last)
         took = time.perf_counter() - start
@@ -127,7 +132,7 @@ class SearchEngine:
         # A gateway that comes up before the first image is ingested is ready all the same.
         self._vectors.ensure_collection(tower.fingerprint, tower.dimension)
         encoded = self._encoder.embed_texts(["建筑"])
-        self._vectors.search(tower.fingerprint, encoded.vectors[0], 1, SearchFilter())
+        self._vectors.search(tower.fingerprint, _numbers(encoded.vectors[0]), 1, SearchFilter())
 
     def _current_models(self) -> Models:
         now = time.monotonic()
@@ -214,7 +219,7 @@ class SearchEngine:
                             f"{term.field}: {term.content.image_id!r} is not indexed"
                         )
                     sides[term.field] = known[term.content]
-        total = np.sum([term.weight * sides[term.field] for term in query.terms], axis=0)
+        total = _numbers(np.sum([term.weight * sides[term.field] for term in query.terms], axis=0))
         length = float(np.linalg.norm(total))
         if length < ZERO_SUM * max(abs(term.weight) for term in query.terms):
             raise InvalidArgumentError("terms", "sum to zero; there is nothing to look for")
@@ -232,11 +237,14 @@ class SearchEngine:
             if known is None or known.state is not ReleaseState.LOADED:
                 answer = self._encoder.embed_texts(texts, release, timeout)
             else:
-                answer = self._cache.embed(
-                    texts,
-                    known,
-                    lambda missing: self._encoder.embed_texts(missing, release, timeout),
-                )
+
+                def encode(missing: Sequence[str]) -> EncodedTexts:
+                    found = self._encoder.embed_texts(missing, release, timeout)
+                    for vector in found.vectors:
+                        _numbers(vector)  # before the cache would keep it for good
+                    return found
+
+                answer = self._cache.embed(texts, known, encode)
         except (NotFoundError, FailedPreconditionError):
             if named:
                 raise
@@ -264,6 +272,13 @@ class SearchEngine:
 
 def _image_refs(terms: tuple[Term, ...]) -> tuple[ObjectRef, ...]:
     return tuple({t.content for t in terms if isinstance(t.content, ObjectRef)})
+
+
+def _numbers(vector: Vector) -> Vector:
+    """Return a vector that can be searched with; Milvus would rank by one that is none."""
+    if not np.isfinite(vector).all():
+        raise UnavailableError("an encoded vector holds what is no number")
+    return vector
 
 
 def _same_tower(expected: str, found: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
+from cra.shared import rpc
 from cra.shared.adapters.together import Together
 from cra.shared.domain import (
     ImageRecord,
@@ -45,6 +46,9 @@ SEGMENTS_LAST: Final = 60.0
 
 CONNECTS_WITHIN: Final = 3.0
 """Seconds. While a lost connection is made anew every other call waits for it."""
+
+LEAST: Final = 0.1
+"""Seconds that are given to making a connection, however late its caller is."""
 
 _COLLECTION_MISSING = 100
 SCHEMA: Final = 2
@@ -210,7 +214,9 @@ class MilvusVectorStore:
         finally:
             iterator.close()
 
-    def _search(self, alike: "_Alike", vectors: Sequence[Vector]) -> list[list[ScoredImage]]:
+    def _search(
+        self, alike: "_Alike", vectors: Sequence[Vector], left: float
+    ) -> list[list[ScoredImage]]:
         ef = self._ef(alike.collection, alike.limit)
         found = self._call(
             "search",
@@ -222,6 +228,7 @@ class MilvusVectorStore:
             search_params={"metric_type": "COSINE", "params": {"ef": ef}},
             # Bounded: Strong waits 200 ms and more for writes that no caller of ours waits for.
             consistency_level="Bounded",
+            timeout=min(left, self._timeout),
         )
         return [_ranked(hits) for hits in found]
 
@@ -236,7 +243,8 @@ class MilvusVectorStore:
         """Return the rows of each segment of a collection."""
         client = self._client()
         try:
-            segments = _translate(lambda: client.list_loaded_segments(name, timeout=self._timeout))
+            seconds = rpc.time_left(self._timeout)
+            segments = _translate(lambda: client.list_loaded_segments(name, timeout=seconds))
             return [segment.num_rows for segment in segments]
         except UnavailableError as error:
             cause = error.__cause__
@@ -256,22 +264,32 @@ class MilvusVectorStore:
             consistency_level=consistency,
         )
 
-    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    def _call(self, method: str, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         client = self._client()
-        return _translate(lambda: getattr(client, method)(*args, timeout=self._timeout, **kwargs))
+        if timeout is None:
+            rpc.check_caller()
+            timeout = rpc.time_left(self._timeout)
+        try:
+            return _translate(lambda: getattr(client, method)(*args, timeout=timeout, **kwargs))
+        except UnavailableError:
+            rpc.check_caller()  # it may be only that its caller gave it no more time
+            raise
 
     def _client(self) -> MilvusClient:
-        with self._lock:
+        if not self._lock.acquire(timeout=rpc.time_left(self._timeout)):
+            rpc.check_caller()
+            raise UnavailableError("Milvus does not answer: a connection is still being made")
+        try:
             if self._connected is None:
+                seconds = min(self._timeout, CONNECTS_WITHIN, max(LEAST, rpc.time_left(math.inf)))
                 self._connected = _translate(
                     lambda: MilvusClient(
-                        uri=self._uri,
-                        token=self._token,
-                        timeout=min(self._timeout, CONNECTS_WITHIN),
-                        dedicated=True,
+                        uri=self._uri, token=self._token, timeout=seconds, dedicated=True
                     )
                 )
             return self._connected
+        finally:
+            self._lock.release()
 
 
 def _translate(function: Any) -> Any:
