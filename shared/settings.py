@@ -109,6 +109,13 @@ class Settings(EnvironmentSettings):
     max_queue: int = Field(
         512, ge=1, le=100_000, description="most items that wait for each tower; more is refused"
     )
+    batch_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=600,
+        description="seconds after which a text tower that has not encoded a batch is started "
+        "anew; the image tower has four times as long",
+    )
 
     host: str = Field("127.0.0.1", description="address that servers listen on")
     gateway_port: Port = Field(50051, description="port of the gateway")
@@ -120,6 +127,13 @@ class Settings(EnvironmentSettings):
     )
     max_calls: int = Field(
         64, ge=2, le=1024, description="calls that a server works on at once; more is refused"
+    )
+    max_wait: float = Field(
+        1.0,
+        gt=0,
+        le=600,
+        description="seconds that the answer to a Search may be expected to take when it is taken; "
+        "more is refused",
     )
     drain_seconds: float = Field(
         20.0, ge=0, le=600, description="time for running calls to end after SIGTERM"
@@ -181,6 +195,11 @@ class Settings(EnvironmentSettings):
         "start",
     )
 
+    heartbeat_folder: str = Field(
+        "",
+        description="folder where an ingest worker and beat touch a file each for as long as they "
+        "work; empty: none",
+    )
     worker_processes: int = Field(
         0, ge=0, le=256, description="processes of an ingest worker; 0: one a core, two at least"
     )

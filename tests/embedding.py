@@ -40,6 +40,10 @@ RED, GREEN, BLUE = (COLOURS[name] for name in "红绿蓝")
 GOOD = pb.ImageItem(encoded=picture(RED))
 
 
+NAN = "∅"
+"""A text that holds it, and an image that is all ones, are encoded to what is no number."""
+
+
 class ColourTowers:
     """Fulfils `Towers`: an image is its pixels, a text the colour it names; may be held or break.
 
@@ -86,14 +90,20 @@ class ColourTowers:
         self._pass(list(texts))
         if release not in self.releases:
             raise FailedPreconditionError(f"the text release {release} is not loaded")
-        return [(text_vector(text, release), len(text) > 50) for text in texts]
+        return [
+            (np.full_like(vector, np.nan) if NAN in text else vector, len(text) > 50)
+            for text, vector in ((text, text_vector(text, release)) for text in texts)
+        ]
 
     def encode_images(
         self, pixels: Sequence[npt.NDArray[np.uint8]]
     ) -> list[npt.NDArray[np.float32]]:
         """See `Towers`."""
         self._pass([tuple(image[0, 0].tolist()) for image in pixels])
-        return [vector_of(image) for image in pixels]
+        return [
+            np.full_like(vector_of(image), np.nan) if (image == 1).all() else vector_of(image)
+            for image in pixels
+        ]
 
     def load_release(self, release: Release) -> None:
         """See `Towers`."""
@@ -145,10 +155,10 @@ def text_vector(text: str, release: str = ColourTowers.info.release) -> npt.NDAr
     return vector if base else np.roll(vector, 1 + zlib.crc32(release.encode()) % 997)
 
 
-def health_of(channel: grpc.Channel) -> str:
-    """Return what the health service says of the embedding service."""
+def health_of(channel: grpc.Channel, service: str = SERVICE) -> str:
+    """Return what the health service says of the embedding service, or of another name."""
     stub: Any = health_pb2_grpc.HealthStub(channel)
-    answer = stub.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=SOON)
+    answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=SOON)
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
 
@@ -167,6 +177,7 @@ class Service:
                 self.servicer, server
             ),
             ready=self.servicer.check,
+            works=self.servicer.problem,
             tokens={SERVICE: settings.service_token.get_secret_value()},
         )
         self.target = f"dns:///127.0.0.1:{self.server.port}"

@@ -22,6 +22,7 @@ def main(settings: Settings) -> None:
         settings.embedding_port,
         add=lambda server: pb_grpc.add_EmbeddingServiceServicer_to_server(servicer, server),
         ready=servicer.check,
+        works=servicer.problem,
         tokens={SERVICE: settings.service_token.get_secret_value()},
     )
     server.run()

@@ -14,7 +14,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import structlog
+
 from cra.shared.errors import DeadlineExceededError, ResourceExhaustedError, UnavailableError
+
+SMOOTH = 0.2
+"""Weight of the newest batch in what is known of the time that an item takes."""
+
+_log = structlog.get_logger()
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -50,6 +57,8 @@ class Batcher(Generic[Item, Result]):
         name: of the tower, for messages.
         group: which items may share a batch; all, unless given.
         lanes: batches that are encoded at once, each on its own thread.
+        sound: whether a result shows that the tower works.
+        longest: seconds after which a batch that is not done shows that its thread is stuck.
     """
 
     def __init__(
@@ -60,6 +69,8 @@ class Batcher(Generic[Item, Result]):
         name: str,
         group: Callable[[Item], Hashable] = lambda _: None,
         lanes: int = 1,
+        sound: Callable[[Result], bool] = lambda _: True,
+        longest: float = 600.0,
     ) -> None:
         self._encode = encode
         self._group = group
@@ -69,10 +80,16 @@ class Batcher(Generic[Item, Result]):
         self._line: list[_Waiting[Item, Result]] = []
         self._numbers = itertools.count()
         self._changed = threading.Condition()
+        self._sound = sound
+        self._longest = longest
         self._closed = False
+        self._dead = ""
+        """Why nothing is encoded any more; empty while it is."""
+        self._busy_since: dict[int, float] = {}
+        """By thread."""
         self._seconds_an_item = 0.0
         self.last_success = float("-inf")
-        """`time.monotonic()` when a batch was last encoded."""
+        """`time.monotonic()` when a batch was last encoded to something sound."""
         self._threads = [
             threading.Thread(target=self._run, name=f"batch-{name}-{lane}", daemon=True)
             for lane in range(lanes)
@@ -91,12 +108,15 @@ class Batcher(Generic[Item, Result]):
             priority: lower goes first.
 
         Raises:
-            ResourceExhaustedError: they do not fit in the line.
-            UnavailableError: the batcher is closed.
+            ResourceExhaustedError: they do not fit in the line, or their turn would come after
+                the deadline.
+            UnavailableError: the batcher is closed, or one of its threads has died.
         """
         with self._changed:
             if self._closed:
                 raise UnavailableError(f"the {self._name} tower is shutting down")
+            if self._dead:
+                raise UnavailableError(self._dead)
             if len(self._line) + len(items) > self._max_queue:
                 self._drop_dead()
             if len(self._line) + len(items) > self._max_queue:
@@ -107,6 +127,15 @@ class Batcher(Generic[Item, Result]):
                     retry_after=wait,
                 )
             now = time.monotonic()
+            left = max(0.0, deadline - now)
+            if items and self._wait(priority) > left:
+                self._drop_dead()
+            if items and (wait := self._wait(priority)) > left:
+                raise ResourceExhaustedError(
+                    f"the {self._name}s that are waiting already take about {wait:.1f} s; the "
+                    f"deadline is in {left:.1f} s",
+                    retry_after=wait,
+                )
             waiting: list[_Waiting[Item, Result]] = [
                 _Waiting(priority, next(self._numbers), item, deadline, Future(), now)
                 for item in items
@@ -116,6 +145,11 @@ class Batcher(Generic[Item, Result]):
             self._changed.notify()
         return [entry.future for entry in waiting]
 
+    def _wait(self, priority: int) -> float:
+        """Return about how many seconds those take that would go first."""
+        ahead = sum(entry.priority <= priority for entry in self._line)
+        return ahead * self._seconds_an_item
+
     def close(self) -> None:
         """Encode what is in line, then end the threads."""
         with self._changed:
@@ -124,9 +158,37 @@ class Batcher(Generic[Item, Result]):
         for thread in self._threads:
             thread.join()
 
+    def problem(self) -> str:
+        """Tell what is wrong with the threads; empty if nothing is."""
+        with self._changed:
+            if self._dead:
+                return self._dead
+            oldest = min(self._busy_since.values(), default=time.monotonic())
+        took = time.monotonic() - oldest
+        if took > self._longest:
+            return f"a batch of {self._name}s has not ended for {took:.0f} s"
+        return ""
+
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException:
+            _log.exception("a batch thread died", tower=self._name)
+            self._die()
+
+    def _die(self) -> None:
+        """Tell those in line, and those that come, that nobody encodes."""
+        with self._changed:
+            self._dead = f"a batch thread of the {self._name} tower has died"
+            left, self._line = self._line, []
+        for entry in left:
+            if entry.future.set_running_or_notify_cancel():
+                entry.future.set_exception(UnavailableError(self._dead))
+
+    def _work(self) -> None:
+        me = threading.get_ident()
         while batch := self._next_batch():
-            start = time.monotonic()
+            start = self._busy_since[me] = time.monotonic()
             try:
                 results = self._encode([entry.item for entry in batch])
                 answered = list(zip(batch, results, strict=True))
@@ -134,15 +196,22 @@ class Batcher(Generic[Item, Result]):
                 for entry in batch:
                     entry.future.set_exception(error)
                 continue
+            except BaseException as error:
+                for entry in batch:
+                    entry.future.set_exception(UnavailableError(f"its thread died: {error!r}"))
+                raise
             took = time.monotonic() - start
-            self._seconds_an_item = took / len(batch) / len(self._threads)
-            self.last_success = time.monotonic()
+            now_known = took / len(batch) / len(self._threads)
+            self._seconds_an_item += SMOOTH * (now_known - self._seconds_an_item)
+            if any(self._sound(result) for _, result in answered):
+                self.last_success = time.monotonic()
             for entry, result in answered:
                 entry.future.set_result(Encoded(result, start - entry.since, took))
 
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
         """Wait for work; an empty batch means the end."""
         with self._changed:
+            self._busy_since.pop(threading.get_ident(), None)
             while True:
                 batch = self._take()
                 if batch or self._closed:

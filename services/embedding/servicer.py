@@ -15,13 +15,15 @@ from cra.embedding.v1 import embedding_pb2 as pb
 from cra.embedding.v1 import embedding_pb2_grpc as pb_grpc
 from cra.services.embedding.batcher import Batcher, Encoded
 from cra.services.embedding.releases import Releases
-from cra.services.embedding.towers import Towers
+from cra.services.embedding.towers import IDLE_SHARE, LOADS_WITHIN, Towers
 from cra.shared import rpc
 from cra.shared.adapters.remote_encoder import RELEASE_STATES
 from cra.shared.errors import (
+    CraError,
     DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
+    UnavailableError,
 )
 from cra.shared.model.pixels import BadImageError, Preprocessing, prepare
 from cra.shared.model.text import check_text
@@ -61,6 +63,9 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             settings.max_queue,
             "text",
             group=lambda one: one.release,
+            sound=lambda result: _is_finite(result[0]),
+            # A process that hangs is replaced before; and the next one may have to be loaded.
+            longest=settings.batch_seconds + 2 * LOADS_WITHIN,
         )
         self._images: Batcher[Pixels, Vector] = Batcher(
             towers.encode_images,
@@ -68,6 +73,8 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             settings.max_queue,
             "image",
             lanes=towers.info.image_lanes,
+            sound=_is_finite,
+            longest=IDLE_SHARE * settings.batch_seconds + 2 * LOADS_WITHIN,
         )
         self._decoders = ThreadPoolExecutor(2, "decode")
 
@@ -78,16 +85,25 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         self._images.close()
 
     def check(self) -> None:
-        """Return if both towers have just encoded something; otherwise make them do it."""
+        """Return if both towers have just encoded something; otherwise make them do it.
+
+        Raises:
+            UnavailableError: one of them does not, not in time, or not to numbers.
+        """
         self._releases.check()
         now = time.monotonic()
         side = self._preprocessing.input_size
         if self._texts.last_success < now - PROOF_LASTS:
-            with self._releases.use("", LONGEST_WAIT) as release:
-                self._texts.submit([_Text("建筑", release)], now + LONGEST_WAIT)[0].result()
+            with self._releases.use("", rpc.time_left(LONGEST_WAIT)) as release:
+                value, _ = _prove(self._texts, _Text("建筑", release), "text")
+                _check_finite(value, "the text tower")
         if self._images.last_success < now - PROOF_LASTS:
             blank = np.zeros((side, side, 3), np.uint8)
-            self._images.submit([blank], now + LONGEST_WAIT)[0].result()
+            _check_finite(_prove(self._images, blank, "image"), "the image tower")
+
+    def problem(self) -> str:
+        """Tell what is wrong with this process, so that it has to be started again; or nothing."""
+        return self._texts.problem() or self._images.problem()
 
     def EmbedTexts(
         self, request: pb.EmbedTextsRequest, context: grpc.ServicerContext
@@ -100,6 +116,8 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         with self._releases.use(request.text_release, deadline - time.monotonic()) as release:
             items = [_Text(text, release) for text in request.texts]
             encoded = _wait(self._texts.submit(items, deadline), deadline, context)
+        for number, one in enumerate(encoded):
+            _check_finite(one.value[0], f"texts[{number}]: the text tower")
         info = self._towers.info
         return pb.EmbedTextsResponse(
             embeddings=[
@@ -127,9 +145,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         info = self._towers.info
         return pb.EmbedImagesResponse(
             results=[
-                pb.ImageResult(error=pb.ImageError(reason=one.reason, message=one.message))
-                if isinstance(one, BadImageError)
-                else pb.ImageResult(embedding=pb.ImageEmbedding(vector=_bytes(next(vectors).value)))
+                _image_result(one if isinstance(one, BadImageError) else next(vectors).value)
                 for one in prepared
             ],
             image_tower=info.image_tower,
@@ -230,6 +246,34 @@ def _wait(
         raise DeadlineExceededError("the caller has hung up") from error
     except FutureTimeoutError as error:
         raise DeadlineExceededError("the deadline passed before the answer was ready") from error
+
+
+def _prove(batcher: Batcher[Any, Result], item: Any, name: str) -> Result:
+    """Have one item encoded, for as long as a check of readiness may take."""
+    seconds = rpc.time_left(LONGEST_WAIT)
+    (pending,) = batcher.submit([item], time.monotonic() + seconds)
+    try:
+        return pending.result(seconds).value
+    except FutureTimeoutError as error:
+        raise UnavailableError(f"the {name} tower has not answered for {seconds:.0f} s") from error
+
+
+def _is_finite(vector: Vector) -> bool:
+    return bool(np.isfinite(vector).all())
+
+
+def _check_finite(vector: Vector, what: str) -> None:
+    if not _is_finite(vector):
+        raise CraError(f"{what} encodes it to what is no number")
+
+
+def _image_result(found: Vector | BadImageError) -> pb.ImageResult:
+    if isinstance(found, BadImageError):
+        return pb.ImageResult(error=pb.ImageError(reason=found.reason, message=found.message))
+    if not _is_finite(found):
+        message = "the image tower encodes it to what is no number"
+        return pb.ImageResult(error=pb.ImageError(reason="no_number", message=message))
+    return pb.ImageResult(embedding=pb.ImageEmbedding(vector=_bytes(found)))
 
 
 def _bytes(vector: Vector) -> bytes:

@@ -61,6 +61,7 @@ def _answer(pipe: "Connection") -> None:
     # The pipe ends with the parent, even one that was killed; and with this thread, whatever that
     # dies of, so that the parent does not wait for an answer.
     with pipe, contextlib.suppress(EOFError, OSError):
+        pipe.send("loaded")
         while True:
             function, args = pipe.recv()
             try:

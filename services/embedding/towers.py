@@ -4,8 +4,12 @@ An image forward cannot be interrupted and takes long; in its own process, at lo
 never stands before a query.
 """
 
+import math
 import multiprocessing
+import os
 import queue
+import socket
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +28,15 @@ from cra.shared.settings import Settings
 
 LOADED_YET: Final = 0.05
 """Seconds between two looks at whether a release is loaded."""
+LOADS_WITHIN: Final = 600.0
+"""Seconds that a process may take to load its towers."""
+ENDS_WITHIN: Final = 10.0
+"""Seconds that a process may take to end by itself."""
+IDLE_SHARE: Final = 4
+"""How many times as long a batch of images may take as one of texts: they are encoded on cores
+that nothing else wants."""
+
+_STARTING: Final = "a new one is starting"
 
 _log = structlog.get_logger()
 
@@ -94,8 +107,8 @@ class Towers(Protocol):
 class TowerProcesses:
     """The text towers and the image tower, each kind in its own process; see `Towers`.
 
-    A process that dies fails the batch it was working on with UnavailableError and is replaced; the
-    new one has the releases of the old one before it answers.
+    A process that dies, or does not answer in time, fails the batch it was working on with
+    UnavailableError and is replaced; the new one has the releases of the old one before it answers.
 
     Raises:
         FailedPreconditionError: the model cannot be loaded.
@@ -103,11 +116,14 @@ class TowerProcesses:
 
     def __init__(self, settings: Settings) -> None:
         engine = Engine.choose(settings)
-        self._text = _TowerProcess(tower_process.load_text_towers, engine)
-        self._image = _TowerProcess(tower_process.load_image_tower, engine, engine.image_lanes)
+        seconds = settings.batch_seconds
+        self._text = _TowerProcess(tower_process.load_text_towers, engine, seconds)
+        self._image = _TowerProcess(
+            tower_process.load_image_tower, engine, IDLE_SHARE * seconds, engine.image_lanes
+        )
         try:
-            text = self._text.encode(tower_process.text_info)
-            image = self._image.encode(tower_process.image_info)
+            text = self._text.encode(tower_process.text_info, seconds=LOADS_WITHIN)
+            image = self._image.encode(tower_process.image_info, seconds=LOADS_WITHIN)
         except BaseException:
             self.close()
             raise
@@ -146,6 +162,43 @@ class TowerProcesses:
         self._image.close()
 
 
+class _Pipe:
+    """One way to speak to a process, which says by itself when it has loaded its towers."""
+
+    def __init__(self, connection: Connection, seconds: float) -> None:
+        self._connection = connection
+        self._loaded = False
+        # A batch of images fills the pipe: sending waits too for a process that is stopped.
+        limit = struct.pack("ll", math.ceil(seconds), 0)
+        with socket.socket(fileno=os.dup(connection.fileno())) as end:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+    def ask(self, seconds: float, function: Callable[..., Any], *args: Any) -> Any:
+        """Have the process call a function; return whether it succeeded, and its answer.
+
+        Raises:
+            TimeoutError: there is none within so many seconds of its having loaded.
+            EOFError, OSError: the process has died.
+        """
+        if not self._loaded:
+            self._await(LOADS_WITHIN)
+            self._connection.recv()
+            self._loaded = True
+        try:
+            self._connection.send((function, args))
+        except BlockingIOError as error:
+            raise TimeoutError("it did not take what was sent") from error
+        self._await(seconds)
+        return self._connection.recv()
+
+    def _await(self, seconds: float) -> None:
+        if not self._connection.poll(seconds):
+            raise TimeoutError(f"it did not answer for {seconds:g} s")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
 class _Life:
     """One process, from its start to its death, and the free ones of the pipes to it.
 
@@ -156,13 +209,14 @@ class _Life:
         self,
         load: tower_process.Load,
         engine: Engine,
+        seconds: float,
         lanes: int,
         releases: tuple[Release, ...],
     ) -> None:
         # A fork would copy gRPC's threads and CUDA's state in whatever state they are.
         context = multiprocessing.get_context("spawn")
-        self.lanes: queue.SimpleQueue[Connection] = queue.SimpleQueue()
-        self.control: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+        self.lanes: queue.SimpleQueue[_Pipe] = queue.SimpleQueue()
+        self.control: queue.SimpleQueue[_Pipe] = queue.SimpleQueue()
         ours, theirs = zip(*(context.Pipe() for _ in range(lanes + 1)), strict=True)
         self.process = context.Process(
             target=tower_process.serve, args=(theirs, load, engine, releases), daemon=True
@@ -170,9 +224,9 @@ class _Life:
         self.process.start()
         for pipe in theirs:
             pipe.close()
-        self.control.put(ours[0])
+        self.control.put(_Pipe(ours[0], seconds))
         for pipe in ours[1:]:
-            self.lanes.put(pipe)
+            self.lanes.put(_Pipe(pipe, seconds))
 
 
 class _TowerProcess:
@@ -183,62 +237,77 @@ class _TowerProcess:
     Args:
         load: loads the towers, in the process.
         engine: likewise.
+        seconds: that a call may take.
         lanes: batches that it encodes at once.
     """
 
-    def __init__(self, load: tower_process.Load, engine: Engine, lanes: int = 1) -> None:
+    def __init__(
+        self, load: tower_process.Load, engine: Engine, seconds: float, lanes: int = 1
+    ) -> None:
         self._load, self._engine, self._lanes = load, engine, lanes
+        self._seconds = seconds
         self._lock = threading.Lock()
         self._kept: dict[str, Release] = {}
         self.generation = 0
-        """How many processes have died."""
-        self._life = _Life(load, engine, lanes, ())
+        """How many processes have died or were given up."""
+        self._life = _Life(load, engine, seconds, lanes, ())
 
-    def encode(self, function: Callable[..., Any], *args: Any) -> Any:
+    def encode(self, function: Callable[..., Any], *args: Any, seconds: float | None = None) -> Any:
         """Have the process call a function that encodes; return or raise what that does."""
         life = self._life
-        return self._call(life, life.lanes, function, *args)
+        return self._call(life, life.lanes, seconds or self._seconds, function, *args)
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Have the process call any other function, between two batches or beside one."""
         life = self._life
-        return self._call(life, life.control, function, *args)
+        return self._call(life, life.control, self._seconds, function, *args)
 
     def _call(
         self,
         life: _Life,
-        pipes: "queue.SimpleQueue[Connection]",
+        pipes: "queue.SimpleQueue[_Pipe]",
+        seconds: float,
         function: Callable[..., Any],
         *args: Any,
     ) -> Any:
         pipe = pipes.get()
         try:
-            pipe.send((function, args))
-            succeeded, answer = pipe.recv()
+            succeeded, answer = pipe.ask(seconds, function, *args)
+        except TimeoutError as error:
+            self._replace(life, str(error))
+            raise UnavailableError(f"the tower's process hung: {error}; {_STARTING}") from error
         except (EOFError, OSError) as error:
-            self._replace(life)
-            raise UnavailableError("the tower's process died; a new one is starting") from error
+            self._replace(life, "it died")
+            raise UnavailableError(f"the tower's process died; {_STARTING}") from error
         finally:
             pipes.put(pipe)
         if not succeeded:
             raise answer
         return answer
 
-    def _replace(self, dead: _Life) -> None:
+    def _replace(self, dead: _Life, problem: str) -> None:
         with self._lock:
             if self._life is not dead:
                 return
-            _log.error("a tower's process died; starting another", tower=self._load.__name__)
+            _log.error(
+                "starting another process for a tower", tower=self._load.__name__, problem=problem
+            )
             dead.process.kill()  # it may only have given up one pipe
             dead.process.join()
             self.generation += 1
-            self._life = _Life(self._load, self._engine, self._lanes, tuple(self._kept.values()))
+            self._life = _Life(
+                self._load,
+                self._engine,
+                self._seconds,
+                self._lanes,
+                tuple(self._kept.values()),
+            )
 
     def keep(self, release: Release, generation: int) -> None:
         """Have the processes that follow load a release that this one has."""
         with self._lock:
             if self.generation != generation:
-                raise UnavailableError("the tower's process died; a new one is starting")
+                raise UnavailableError(f"the tower's process died; {_STARTING}")
             self._kept[release.name] = release
 
     def forget(self, name: str) -> None:
@@ -253,4 +322,6 @@ class _TowerProcess:
             for _ in range(self._lanes):
                 life.lanes.get().close()
             life.control.get().close()
+            life.process.join(ENDS_WITHIN)
+            life.process.kill()
             life.process.join()

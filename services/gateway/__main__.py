@@ -36,6 +36,7 @@ def main(settings: Settings) -> None:
         settings.gateway_port,
         add=lambda server: pb_grpc.add_SearchServiceServicer_to_server(servicer, server),
         ready=engine.check,
+        longest={"/cra.search.v1.SearchService/Search": settings.max_wait},
     )
     server.run()
     servicer.close()

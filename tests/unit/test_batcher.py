@@ -16,6 +16,7 @@ from cra.shared.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from tests.servers import wait_until
 
 SOON = 10.0
 """Seconds after which a test gives up."""
@@ -311,3 +312,92 @@ def test_groups_take_turns_by_place_in_line() -> None:
     batcher.close()
     assert batches == [["a0"], ["a1", "a2", "a3"], ["b1", "b2", "b3"], ["a4", "a5", "a6"]]
     assert [future.result(SOON).value for future in (*first, *rest)] == ["a0", *words]
+
+
+def test_a_call_that_would_come_too_late_is_refused_at_once(
+    batcher: Batcher[int, int], tower: Tower
+) -> None:
+    """When those in line take longer than the deadline leaves, nobody is kept waiting for nothing.
+
+    The hint to try again is the time that the line takes. Broken on purpose: without the estimate
+    it is taken, waits, and fails when its deadline has passed.
+    """
+    batcher.submit([0], _later())
+    tower.wait_until_busy()
+    batcher._seconds_an_item = 2.0
+    batcher.submit([1, 2, 3], _later())
+    with pytest.raises(ResourceExhaustedError, match=r"take about 6.0 s.*deadline is in") as caught:
+        batcher.submit([4], time.monotonic() + 5)
+    assert caught.value.retry_after == pytest.approx(6.0)
+    assert batcher.submit([5], _later())
+    assert batcher.submit([6], time.monotonic() + 1, priority=-1), "it goes before all of them"
+    tower.turn(3)
+
+
+def test_what_came_before_in_line_and_died_delays_nobody(
+    batcher: Batcher[int, int], tower: Tower
+) -> None:
+    """An estimate counts the living only."""
+    batcher.submit([0], _later())
+    tower.wait_until_busy()
+    batcher._seconds_an_item = 2.0
+    for future in batcher.submit([1, 2, 3], _later()):
+        future.cancel()
+    living = batcher.submit([4], time.monotonic() + 5)
+    batcher._seconds_an_item = 0.0
+    tower.turn(2)
+    assert _values(living) == [8]
+
+
+class _Escaping(BaseException):
+    """What no `except Exception` catches."""
+
+
+def test_a_batch_thread_that_dies_is_noticed_and_leaves_nobody_waiting() -> None:
+    """Who shared the batch, who is in line and who comes later are told; `problem` says so.
+
+    Broken on purpose: without `_die` the second and third wait until their deadlines, and the
+    service is said to work.
+    """
+    entered, go = threading.Event(), threading.Event()
+
+    def encode(numbers: Sequence[int]) -> list[int]:
+        entered.set()
+        assert go.wait(SOON)
+        raise _Escaping
+
+    batcher: Batcher[int, int] = Batcher(encode, 1, 8, "number")
+    assert batcher.problem() == ""
+    first = batcher.submit([1], _later())
+    assert entered.wait(SOON)
+    second = batcher.submit([2], _later())
+    go.set()
+    for future in (*first, *second):
+        with pytest.raises(UnavailableError, match="died"):
+            future.result(SOON)
+    with pytest.raises(UnavailableError, match="batch thread of the number tower has died"):
+        batcher.submit([3], _later())
+    assert "has died" in batcher.problem()
+    batcher.close()
+
+
+def test_a_batch_thread_that_is_stuck_is_noticed(tower: Tower) -> None:
+    """A batch that takes longer than any may is a problem until it ends; an idle thread is none."""
+    batcher: Batcher[int, int] = Batcher(tower.encode, 4, 8, "number", longest=0.01)
+    pending = batcher.submit([1], _later())
+    tower.wait_until_busy()
+    wait_until(lambda: "has not ended for" in batcher.problem(), "it is noticed")
+    tower.turn()
+    assert _values(pending) == [2]
+    wait_until(lambda: batcher.problem() == "", "it is over")
+    batcher.close()
+
+
+def test_only_a_sound_result_is_a_success() -> None:
+    """A tower that answers nothing but nonsense has not proved that it works."""
+    batcher: Batcher[int, int] = Batcher(list, 4, 8, "number", sound=lambda result: result > 0)
+    batcher.submit([-1], _later())[0].result(SOON)
+    assert batcher.last_success == float("-inf")
+    batcher.submit([1], _later())[0].result(SOON)
+    assert batcher.last_success > float("-inf")
+    batcher.close()

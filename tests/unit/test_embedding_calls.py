@@ -17,6 +17,7 @@ from tests.embedding import (
     BLUE,
     GOOD,
     GREEN,
+    NAN,
     PREPARED,
     RED,
     SOON,
@@ -174,3 +175,21 @@ def test_an_unknown_release(release: str, service: Service) -> None:
     """A release that is not loaded is NOT_FOUND, whatever its name holds and however long."""
     with pytest.raises(errors.NotFoundError, match="there is no text release"):
         service.encoder.embed_texts(["红"], release)
+
+
+def test_what_is_no_number_is_passed_on_to_nobody(service: Service) -> None:
+    """A text that encodes to NaN is INTERNAL by its name; an image has a problem of its own.
+
+    Neighbours in the call, or in the batch, have their vectors. Broken on purpose: without
+    `_check_finite` and `_image_result`'s look, the vectors go out as they are.
+    """
+    with pytest.raises(errors.CraError, match=r"INTERNAL: texts\[1\]: .* no number"):
+        service.encoder.embed_texts(["红", NAN])
+    assert service.encoder.embed_texts(["红"]).vectors
+    images = [picture(RED), picture((1, 1, 1)), picture(BLUE)]
+    good, bad, other = service.encoder.embed_encoded_images(images, Priority.BULK).results
+    assert isinstance(bad, ImageProblem)
+    assert (bad.reason, "no number" in bad.message) == ("no_number", True)
+    assert not isinstance(good, ImageProblem)
+    assert not isinstance(other, ImageProblem)
+    assert np.isfinite([good, other]).all()

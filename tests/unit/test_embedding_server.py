@@ -2,9 +2,13 @@
 
 import threading
 import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import grpc
+import numpy as np
 import pytest
+import structlog
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
@@ -12,7 +16,7 @@ from pydantic import SecretStr
 
 from cra.embedding.v1 import embedding_pb2 as pb
 from cra.services.embedding import servicer as servicer_module
-from cra.shared import errors
+from cra.shared import errors, rpc
 from cra.shared import server as server_module
 from cra.shared.adapters.remote_encoder import SERVICE, RemoteEncoder
 from cra.shared.settings import Settings
@@ -22,6 +26,7 @@ from tests.embedding import (
     Service,
     health_of,
     running,
+    wait_until,
 )
 
 
@@ -118,3 +123,80 @@ def test_stopping_twice_is_no_error(own: Service) -> None:
     """A second SIGTERM, or a stop after a stop, returns."""
     own.server.stop()
     own.server.stop()
+
+
+def _liveness(service: Service) -> str:
+    with grpc.insecure_channel(f"127.0.0.1:{service.server.port}") as channel:
+        return health_of(channel, rpc.LIVENESS)
+
+
+def test_a_service_that_is_not_ready_may_well_be_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it depends on is no reason to start it again: only readiness follows that.
+
+    Broken on purpose: with liveness set by `_set_health` it follows as well.
+    """
+    monkeypatch.setattr(server_module, "READINESS_PERIOD", 0.01)
+    monkeypatch.setattr(servicer_module, "PROOF_LASTS", 0.0)
+    with running() as own:
+        own.towers.broken = errors.UnavailableError("its weights are gone")
+        wait_until(lambda: own.health() == "NOT_SERVING")
+        assert _liveness(own) == "SERVING"
+
+
+def test_a_dead_batch_thread_is_a_reason_to_start_again(own: Service) -> None:
+    """Liveness ends with the thread, and the log says why; health goes on answering.
+
+    Broken on purpose: without `works=servicer.problem` it says SERVING for ever.
+    """
+    assert _liveness(own) == "SERVING"
+
+    def die(release: str, texts: object) -> NoReturn:
+        raise SystemExit
+
+    own.towers.encode_texts = die  # type: ignore[method-assign]
+    with pytest.raises(errors.UnavailableError, match="died"):
+        own.encoder.embed_texts(["红"], timeout=SOON)
+    with structlog.testing.capture_logs() as log:
+        assert _liveness(own) == "NOT_SERVING"
+    assert [line["problem"] for line in log if line["event"] == "wedged"] == [
+        "a batch thread of the text tower has died"
+    ]
+
+
+def test_a_check_of_readiness_that_never_ends_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watcher that hangs would leave the last state standing for ever: liveness ends it."""
+    monkeypatch.setattr(server_module, "READINESS_PERIOD", 0.01)
+    monkeypatch.setattr(server_module, "STUCK", 0.2)
+    go = threading.Event()
+    with running() as own:
+        own.server._ready = lambda: go.wait(SOON) and None
+        wait_until(lambda: _liveness(own) == "NOT_SERVING")
+        go.set()
+        wait_until(lambda: _liveness(own) == "SERVING")
+
+
+def test_a_tower_of_nonsense_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readiness encodes, and looks at what comes out."""
+    monkeypatch.setattr(server_module, "READINESS_PERIOD", 0.01)
+    monkeypatch.setattr(servicer_module, "PROOF_LASTS", 0.0)
+    with running() as own:
+        whole = own.towers.encode_texts
+
+        def encode(release: str, texts: Sequence[str]) -> list[tuple[Any, bool]]:
+            return [(vector * np.nan, cut) for vector, cut in whole(release, texts)]
+
+        own.towers.encode_texts = encode  # type: ignore[method-assign]
+        wait_until(lambda: own.health() == "NOT_SERVING")
+
+
+def test_health_answers_while_every_slot_is_taken() -> None:
+    """A server that has more to do than it takes still says that it is alive, at once."""
+    with running(max_calls=2) as own, own.towers.held() as wait_until_busy:
+        calls = [own.stub.EmbedTexts.future(pb.EmbedTextsRequest(texts=["红"]))]
+        wait_until_busy()
+        calls.append(own.stub.EmbedTexts.future(pb.EmbedTextsRequest(texts=["绿"])))
+        own.wait_in_line(texts=1)
+        assert _liveness(own) == own.health() == "SERVING"
+        own.towers._free.set()
+        for call in calls:
+            assert call.result(SOON).embeddings

@@ -177,6 +177,55 @@ def test_an_answer_that_cannot_be_sent(towers: TowerProcesses) -> None:
     assert towers.encode_texts(towers.info.release, ["红门"])
 
 
+@pytest.fixture
+def hasty(folder: Path) -> Iterator[TowerProcesses]:
+    """Towers whose batches may take a second."""
+    settings = Settings(
+        model=str(folder), device="cpu", precision="fp32", runtime="torch", batch_seconds=1
+    )
+    towers = TowerProcesses(settings)
+    yield towers
+    towers.close()
+
+
+def test_a_process_that_is_stopped_is_replaced(hasty: TowerProcesses) -> None:
+    """SIGSTOP: the call that meets it is UNAVAILABLE in time, and the next one is answered.
+
+    Broken on purpose: with `recv()` alone in place of `poll(seconds)` the call never returns.
+    """
+    before = hasty.encode_texts(hasty.info.release, ["红门"])[0][0]
+    victim = hasty._text.run(os.getpid)
+    os.kill(victim, signal.SIGSTOP)
+    with pytest.raises(UnavailableError, match="hung: it did not answer for 1 s"):
+        hasty.encode_texts(hasty.info.release, ["红门"])
+    np.testing.assert_array_equal(hasty.encode_texts(hasty.info.release, ["红门"])[0][0], before)
+    assert hasty._text.run(os.getpid) != victim
+
+
+def test_a_process_that_takes_nothing_is_replaced(hasty: TowerProcesses) -> None:
+    """A batch that is larger than the pipe does not hang in being sent to a stopped process.
+
+    Broken on purpose: without SO_SNDTIMEO the call never returns.
+    """
+    victim = hasty._text.run(os.getpid)
+    os.kill(victim, signal.SIGSTOP)
+    with pytest.raises(UnavailableError, match="hung: it did not take what was sent"):
+        hasty._text.encode(len, b"x" * 2**23)
+    assert hasty._text.encode(len, b"x" * 2**23) == 2**23
+
+
+def _for_ever() -> None:
+    while True:
+        pass
+
+
+def test_a_forward_without_end_is_replaced(hasty: TowerProcesses) -> None:
+    """A batch that computes for ever is given up, and so is its process."""
+    with pytest.raises(UnavailableError, match="hung"):
+        hasty._text.encode(_for_ever)
+    assert hasty.encode_texts(hasty.info.release, ["红门"])
+
+
 def test_ctrl_c_is_for_the_parent(towers: TowerProcesses) -> None:
     """SIGINT, which a terminal sends to the whole group, does not end a tower before its parent."""
     os.kill(towers._text.run(os.getpid), signal.SIGINT)
