@@ -44,7 +44,8 @@ def up() -> None:
         file.write(StackState(os.getpid(), birth_of(os.getpid()), parts))
 
     parts = read_procfile(env, settings.drain_seconds)
-    runner = Runner(parts, env, ROOT, local.data / "logs", FOUNDATIONS, record)
+    works = readiness.signs_of_life(settings)
+    runner = Runner(parts, env, ROOT, local.data / "logs", FOUNDATIONS, record, works)
     install_signals(runner)
     record([])
     stopping = threading.Event()

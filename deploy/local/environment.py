@@ -144,6 +144,7 @@ def build(settings: Settings, local: LocalSettings) -> dict[str, str]:
         **derive(settings, local),
         "CRA_DATA_DIR": str(local.data),
         "CRA_CONVERTED_MODELS": settings.converted_models or str(local.data / "converted"),
+        "CRA_HEARTBEAT_FOLDER": str(local.data / "run"),
         "CRA_REDIS_PORT": str(redis_port),
         "CRA_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
         "PATH": os.pathsep.join([str(_BIN), os.environ.get("PATH", os.defpath)]),

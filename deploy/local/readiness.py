@@ -5,14 +5,15 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
-import grpc
 import redis
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cra.shared.adapters import object_store
+from cra.shared.rpc import LIVENESS
 from cra.shared.settings import Settings
+from deploy.healthcheck import beats, serves
 from deploy.local.environment import LocalSettings, StackError
 from deploy.local.runner import tail
 from deploy.local.state import StateFile
@@ -29,9 +30,25 @@ def probes(settings: Settings, local: LocalSettings) -> dict[str, Callable[[], b
         "s3": lambda: _buckets(settings),
         "milvus": lambda: _listens(local.milvus_port),
         "events": lambda: _http(f"http://127.0.0.1:{settings.events_port}/healthz"),
-        "embedding": lambda: _health(settings.embedding_target),
-        "ingest": lambda: _health(settings.ingest_target),
-        "gateway": lambda: _health(settings.gateway_target),
+        "embedding": lambda: serves(settings.embedding_target),
+        "ingest": lambda: serves(settings.ingest_target),
+        "gateway": lambda: serves(settings.gateway_target),
+    }
+
+
+def signs_of_life(settings: Settings) -> dict[str, Callable[[], bool]]:
+    """Return for each service a question that is False once its process has to be started again.
+
+    What it depends on may be down meanwhile. The foundations are not asked: a store that takes
+    its time is not to be killed over it.
+    """
+    folder = Path(settings.heartbeat_folder)
+    return {
+        "embedding": lambda: serves(settings.embedding_target, LIVENESS),
+        "ingest": lambda: serves(settings.ingest_target, LIVENESS),
+        "gateway": lambda: serves(settings.gateway_target, LIVENESS),
+        "worker": lambda: beats(folder / "worker"),
+        "beat": lambda: beats(folder / "beat"),
     }
 
 
@@ -135,11 +152,3 @@ def _listens(port: int) -> bool:
 def _http(url: str) -> bool:
     with urllib.request.urlopen(url, timeout=_PROBE_SECONDS) as answer:  # noqa: S310  our own
         return bool(answer.status == 200)
-
-
-def _health(target: str) -> bool:
-    with grpc.insecure_channel(target) as channel:
-        request = health_pb2.HealthCheckRequest()
-        stub: Any = health_pb2_grpc.HealthStub(channel)
-        answer = stub.Check(request, timeout=_PROBE_SECONDS)
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -1,5 +1,7 @@
 """Keeps a set of processes running: readable logs, restarts with backoff, an orderly end.
 
+A process that is there but has stopped to work is killed and started again as well.
+
 Each process leads its own process group. When a leader is gone, however it died, the rest of its
 group is killed before it is started again, so nothing of the last run holds a port or a task.
 """
@@ -29,6 +31,12 @@ from deploy.local.state import PartState, birth_of, kill_group
 
 BACKOFF: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before each restart; the last one from then on."""
+ASKED_EVERY: Final = 5.0
+"""Seconds between two questions whether a process works."""
+UNANSWERED: Final = 3
+"""Such questions in a row after which it is killed."""
+FIRST_ANSWER: Final = 300.0
+"""Seconds after its start from which on a process that has never said yes is asked for it."""
 _TOLD: Final = 8
 """Last lines of a part that are shown when it cannot start."""
 STEADY_SECONDS: Final = 60.0
@@ -62,8 +70,10 @@ class _Kept:
         say: Callable[[str, str], None],
         changed: Callable[[], None],
         ended: Callable[[str, int, str], bool],
+        works: Callable[[], bool] | None,
     ) -> None:
         self.part = part
+        self._works = works
         self._env, self._cwd = env, cwd
         self._say, self._changed, self._ended = say, changed, ended
         self._log = logging.handlers.RotatingFileHandler(log, maxBytes=_LOG_BYTES, backupCount=2)
@@ -143,10 +153,29 @@ class _Kept:
         reader.start()
         if self._stopping.is_set():  # asked between the check and the start
             process.send_signal(signal.SIGTERM)
-        code = process.wait()
+        code = self._wait(process)
         kill_group(process.pid)
         reader.join(5)
         return code, _outcome(code)
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> int:
+        """Return the exit code, if need be that of killing it because it does not work."""
+        if self._works is None:
+            return process.wait()
+        began, answered, unanswered = time.monotonic(), False, 0
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(ASKED_EVERY)
+            if self._stopping.is_set():
+                return process.wait()
+            if self._works():
+                answered, unanswered = True, 0
+            elif answered or time.monotonic() - began > FIRST_ANSWER:
+                unanswered += 1
+            if unanswered >= UNANSWERED:
+                self._write_line(f"does not work any more; killed (pid {process.pid})")
+                process.kill()
+                return process.wait()
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None  # noqa: S101  for the type checker
@@ -175,6 +204,7 @@ class Runner:
         logs: folder of one log file a part.
         last: names of the parts that stop only when all others have.
         changed: called with the state of all parts whenever one changes.
+        works: by part, tells whether its process works; if not, it is started again.
     """
 
     def __init__(
@@ -185,7 +215,9 @@ class Runner:
         logs: Path,
         last: Iterable[str] = (),
         changed: Callable[[list[PartState]], None] = lambda _: None,
+        works: Mapping[str, Callable[[], bool]] | None = None,
     ) -> None:
+        works = works or {}
         self._console = Console(max(len(part.name) for part in parts))
         self._changed_lock = threading.Lock()
         self._report = changed
@@ -193,7 +225,16 @@ class Runner:
         colours = get_colours()
         self._colours = {part.name: next(colours) for part in parts}
         self._kept = [
-            _Kept(part, env, cwd, logs / f"{part.name}.log", self._say, self._changed, self._end)
+            _Kept(
+                part,
+                env,
+                cwd,
+                logs / f"{part.name}.log",
+                self._say,
+                self._changed,
+                self._end,
+                works.get(part.name),
+            )
             for part in parts
         ]
         self._settled = threading.Event()

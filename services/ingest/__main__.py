@@ -1,7 +1,9 @@
 """Runs the ingest service: its gRPC calls and the receiver of bucket events."""
 
+import http.client
 import socket
 import threading
+from typing import Final
 
 import uvicorn
 
@@ -18,6 +20,9 @@ from cra.shared.domain import ObjectRef
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.server import Server, run_service
 from cra.shared.settings import Settings
+
+RECEIVER_WITHIN: Final = 3.0
+"""Seconds in which the receiver of events has to say that it lives."""
 
 
 def main(settings: Settings) -> None:
@@ -66,15 +71,32 @@ def main(settings: Settings) -> None:
         raise FailedPreconditionError(
             f"cannot listen on {settings.host}:{settings.events_port}: {error.strerror}"
         ) from error
+    thread = threading.Thread(target=receiver.run, args=([listener],), name="events")
+
+    def receives() -> str:
+        if not thread.is_alive():
+            return "the receiver of events has died"
+        # Over its socket: only so is its loop seen to turn.
+        host, port = listener.getsockname()[:2]
+        connection = http.client.HTTPConnection(host, port, timeout=RECEIVER_WITHIN)
+        try:
+            connection.request("GET", "/livez")
+            connection.getresponse()
+        except OSError as error:
+            return f"the receiver of events does not answer: {error}"
+        finally:
+            connection.close()
+        return ""
+
     server = Server(
         settings,
         SERVICE,
         settings.ingest_port,
         add=lambda server: pb_grpc.add_IngestServiceServicer_to_server(servicer, server),
         ready=ready,
+        works=receives,
         tokens=dict.fromkeys(CHANGING, token),
     )
-    thread = threading.Thread(target=receiver.run, args=([listener],), name="events")
     thread.start()
     server.run()
     receiver.should_exit = True

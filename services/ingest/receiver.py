@@ -28,7 +28,8 @@ def create_receiver(
 
     `POST /events` answers 200 only when the objects are in line and the broker has the work;
     401 without the bearer token, 400 for what is no event, 413 for too large a body, 503 when
-    the broker does not answer, so that the store keeps the event and sends it again.
+    the broker does not answer, so that the store keeps the event and sends it again. `GET
+    /healthz` asks the line, `GET /livez` only the receiver itself.
 
     Args:
         ledger: the line.
@@ -64,6 +65,9 @@ def create_receiver(
         _log.debug("event", objects=[ref.image_id for ref in refs])
         return JSONResponse({"accepted": len(refs)})
 
+    async def livez(_request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
     async def healthz(_request: Request) -> Response:
         try:
             await run_in_threadpool(ledger.ping)
@@ -75,6 +79,7 @@ def create_receiver(
         routes=[
             Route("/events", events, methods=["POST"]),
             Route("/healthz", healthz, methods=["GET"]),
+            Route("/livez", livez, methods=["GET"]),
         ]
     )
 

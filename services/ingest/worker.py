@@ -2,12 +2,16 @@
 
 import functools
 import logging
+from pathlib import Path
 from typing import Any
 
 import structlog
+from celery import bootsteps
+from celery.beat import PersistentScheduler
 from celery.signals import setup_logging, worker_process_init
 
 from cra.services.ingest import tasks
+from cra.services.ingest.heartbeat import PERIOD, Heartbeat
 from cra.services.ingest.ledger import Ledger
 from cra.services.ingest.reconcile import Reconciler
 from cra.services.ingest.sync import Synchronizer
@@ -63,6 +67,46 @@ def _setup_logging(**_: Any) -> None:
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _give_way(**_: Any) -> None:
     budget.give_way()
+
+
+def _heartbeat(name: str) -> Heartbeat:
+    """Begin to show that the process of this name works."""
+    ledger = Ledger(settings.redis_url.get_secret_value(), settings.lease_seconds)
+    heartbeat = Heartbeat(Path(settings.heartbeat_folder) / name, ledger.ping)
+    heartbeat.start()
+    return heartbeat
+
+
+class _WorkerTurns(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Notes that the worker's loop turns; starts anew with each connection to the broker."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    heartbeat: Heartbeat | None = None
+
+    def start(self, consumer: Any) -> None:
+        if settings.heartbeat_folder:
+            if _WorkerTurns.heartbeat is None:
+                _WorkerTurns.heartbeat = _heartbeat("worker")
+            _WorkerTurns.heartbeat.turn()
+            consumer.timer.call_repeatedly(PERIOD, _WorkerTurns.heartbeat.turn)
+
+
+class Scheduler(PersistentScheduler):  # type: ignore[misc]
+    """Beat's own, which shows that it turns."""
+
+    heartbeat: Heartbeat | None = None
+
+    def tick(self, *args: Any, **kwargs: Any) -> Any:
+        """Send what is due; return the seconds until something is."""
+        if settings.heartbeat_folder:
+            if self.heartbeat is None:
+                self.heartbeat = _heartbeat("beat")
+            self.heartbeat.turn()
+        return super().tick(*args, **kwargs)
+
+
+app.steps["consumer"].add(_WorkerTurns)
+app.conf.beat_scheduler = Scheduler
 
 
 @app.task(name=tasks.DRAIN, bind=True)  # type: ignore[untyped-decorator]
