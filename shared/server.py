@@ -147,8 +147,6 @@ class _Arrivals:
         """Return the one message of a call."""
         key = object()
         with self._lock:
-            if len(self._awaited) >= self._most:
-                self._cancel_first(PATIENCE)
             self._awaited[key] = (time.monotonic(), context)
         try:
             return next(messages)
@@ -161,16 +159,13 @@ class _Arrivals:
                 del self._awaited[key]
 
     def sweep(self) -> None:
-        """Cancel the calls whose time is up."""
+        """Cancel the calls whose time is up: sooner if there are too many."""
+        now = time.monotonic()
         with self._lock:
-            for since, context in self._awaited.values():
-                if since < time.monotonic() - ARRIVES_WITHIN:
+            excess = len(self._awaited) - self._most
+            for number, (since, context) in enumerate(self._awaited.values()):
+                if since < now - (PATIENCE if number < excess else ARRIVES_WITHIN):
                     context.cancel()  # type: ignore[attr-defined]
-
-    def _cancel_first(self, older_than: float) -> None:
-        since, context = next(iter(self._awaited.values()))
-        if since < time.monotonic() - older_than:
-            context.cancel()  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -194,6 +189,8 @@ class _Boundary(grpc.ServerInterceptor):
         self._tokens = tokens
         self._paces = {method: _Pace(seconds) for method, seconds in longest.items()}
         self.arrivals = _Arrivals(max(1, max_calls // 4))
+        self.refused = 0
+        """Calls that were too many; about, since nothing guards it."""
 
     def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         handler = continuation(details)
@@ -215,25 +212,28 @@ class _Boundary(grpc.ServerInterceptor):
 
     def _around(self, handler: Any, method: str) -> Any:
         def call(messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
-            with _Call(self, method, context):
+            with _Call(self, method, context) as admit:
                 request = _readable(self.arrivals.receive(messages, context))
+                admit()
                 return handler.unary_unary(request, context)
 
         return call
 
     def _around_stream(self, handler: Any, method: str) -> Any:
         def call(messages: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-            with _Call(self, method, context, stream=handler.request_streaming):
+            with _Call(self, method, context, stream=handler.request_streaming) as admit:
                 if handler.request_streaming:
+                    admit()
                     yield from handler.stream_stream(map(_readable, messages), context)
                 else:
                     request = _readable(self.arrivals.receive(messages, context))
+                    admit()
                     yield from handler.unary_stream(request, context)
 
         return call
 
-    def admit(self, method: str, context: grpc.ServicerContext, stream: bool) -> None:
-        """Check credentials and take a slot."""
+    def check(self, method: str, context: grpc.ServicerContext) -> None:
+        """Check credentials, and that there is a slot, before anything is read."""
         token = self._tokens.get(method.split("/")[1]) or self._tokens.get(method)
         if token:
             given = dict(context.invocation_metadata()).get("authorization", "")
@@ -241,10 +241,12 @@ class _Boundary(grpc.ServerInterceptor):
             if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
                 raise UnauthenticatedError("service credentials are needed")
         with self._changed:
-            if self._running >= self._max_calls:
-                raise ResourceExhaustedError(
-                    f"too many calls at once; at most {self._max_calls} are taken"
-                )
+            self._check_room()
+
+    def admit(self, method: str, stream: bool) -> None:
+        """Take a slot."""
+        with self._changed:
+            self._check_room()
             if stream and self._streams >= self._max_streams:
                 raise ResourceExhaustedError(
                     f"too many streams at once; at most {self._max_streams} are taken"
@@ -253,6 +255,12 @@ class _Boundary(grpc.ServerInterceptor):
                 self._paces[method].begin()
             self._running += 1
             self._streams += stream
+
+    def _check_room(self) -> None:
+        if self._running >= self._max_calls:
+            raise ResourceExhaustedError(
+                f"too many calls at once; at most {self._max_calls} are taken"
+            )
 
     def release(self, method: str, stream: bool) -> None:
         """Give the slot back."""
@@ -288,7 +296,10 @@ def _readable(message: Any) -> Any:
 
 
 class _Call:
-    """One call, as a context: what leaves it as an exception leaves as a status."""
+    """One call, as a context: what leaves it as an exception leaves as a status.
+
+    What it yields takes a slot for the call, once its message is here.
+    """
 
     def __init__(
         self, boundary: _Boundary, method: str, context: grpc.ServicerContext, stream: bool = False
@@ -297,7 +308,7 @@ class _Call:
         self._stream = stream
         self._admitted = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Callable[[], None]:
         self._start = time.perf_counter()
         structlog.contextvars.clear_contextvars()
         given = dict(self._context.invocation_metadata()).get("x-request-id")
@@ -306,9 +317,13 @@ class _Call:
         rpc.caller.set(rpc.caller_of(self._context))
         structlog.contextvars.bind_contextvars(method=self._method, request_id=request_id)
         try:
-            self._boundary.admit(self._method, self._context, self._stream)
+            self._boundary.check(self._method, self._context)
         except CraError as error:
             self._abort(error)
+        return self._admit
+
+    def _admit(self) -> None:
+        self._boundary.admit(self._method, self._stream)
         self._admitted = True
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
@@ -325,9 +340,12 @@ class _Call:
             self._context.abort(grpc.StatusCode.INTERNAL, "internal error; see the service's log")
 
     def _abort(self, error: CraError, seconds: float = 0.0) -> None:
-        _log.info(
-            "call", code=rpc.code_of(error).name, problem=error.message[:500], seconds=seconds
-        )
+        if isinstance(error, ResourceExhaustedError):
+            self._boundary.refused += 1
+            log = _log.debug  # there may be thousands a second, and each line costs
+        else:
+            log = _log.info
+        log("call", code=rpc.code_of(error).name, problem=error.message[:500], seconds=seconds)
         status: Any = rpc_status.to_status(rpc.to_status(error))
         if isinstance(error, UnavailableError) and seconds > SOON:
             # Once more would take as long again, until the caller's deadline hides the reason.
@@ -498,8 +516,12 @@ class Server:
             self._stopping.wait(READINESS_PERIOD)
 
     def _sweep(self) -> None:
-        while not self._stopping.wait(1):
+        told = 0
+        while not self._stopping.wait(PATIENCE / 2):
             self._boundary.arrivals.sweep()
+            if (refused := self._boundary.refused) != told:
+                _log.warning("refused", calls=refused - told)
+                told = refused
 
     def _what_is_stuck(self) -> str:
         if self._stopping.is_set():
