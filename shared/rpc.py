@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import DecodeError
+from google.protobuf import any_pb2, duration_pb2, unknown_fields
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -89,6 +89,36 @@ def to_status(error: errors.CraError) -> status_pb2.Status:
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def check_types(message: Message, inside: str = "") -> None:
+    """Check that each field which is in a message came as what the contract says it is.
+
+    Protobuf takes one that did not for a field that it does not know, and drops it in silence: a
+    filter would not filter.
+
+    Raises:
+        InvalidArgumentError: names the field.
+    """
+    known = message.DESCRIPTOR.fields_by_number
+    for unknown in unknown_fields.UnknownFieldSet(message):
+        if unknown.field_number in known:
+            name = known[unknown.field_number].name
+            raise errors.InvalidArgumentError(
+                f"{inside}{name}", "is of another type than the contract says"
+            )
+    for field in message.DESCRIPTOR.fields:
+        if field.message_type is None:
+            continue
+        if field.message_type.GetOptions().map_entry:
+            if field.message_type.fields_by_name["value"].message_type is not None:
+                for key, one in getattr(message, field.name).items():
+                    check_types(one, f"{inside}{field.name}[{key!r}].")
+        elif field.is_repeated:
+            for number, one in enumerate(getattr(message, field.name)):
+                check_types(one, f"{inside}{field.name}[{number}].")
+        elif message.HasField(field.name):
+            check_types(getattr(message, field.name), f"{inside}{field.name}.")
 
 
 _SILENCE: Final = {

@@ -292,6 +292,7 @@ def _reader(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 def _readable(message: Any) -> Any:
     if isinstance(message, _Malformed):
         raise InvalidArgumentError("request", f"is no message of this call: {message.problem}")
+    rpc.check_types(message)
     return message
 
 

@@ -24,7 +24,7 @@ from cra.shared import rpc
 from cra.shared.adapters.release_store import S3ReleaseStore
 from cra.shared.adapters.remote_encoder import SERVICE, RemoteEncoder
 from cra.shared.errors import FailedPreconditionError
-from cra.shared.model.pixels import Preprocessing
+from cra.shared.model.pixels import Preprocessing, prepare
 from cra.shared.releases import Release
 from cra.shared.server import Server
 from cra.shared.settings import Settings
@@ -145,6 +145,11 @@ class ColourTowers:
         assert self._free.wait(SOON)
         if self.broken is not None:
             raise self.broken
+
+
+def prepare_red() -> npt.NDArray[np.uint8]:
+    """Return the pixels of a red picture."""
+    return prepare(picture(RED), PREPARED).pixels
 
 
 def text_vector(text: str, release: str = ColourTowers.info.release) -> npt.NDArray[np.float32]:

@@ -136,6 +136,9 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         _check_count("items", len(request.items), MAX_IMAGES)
         for number, item in enumerate(request.items):
             self._check_item(item, f"items[{number}]")
+        if request.priority not in pb.Priority.values():
+            known = ", ".join(map(str, pb.Priority.values()))
+            raise InvalidArgumentError("priority", f"is {request.priority}; {known} are allowed")
         deadline = _deadline(context)
         prepared = list(self._decoders.map(self._prepare, request.items))
         good = [one for one in prepared if not isinstance(one, BadImageError)]

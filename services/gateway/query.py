@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from cra.search.v1 import search_pb2 as pb
 from cra.shared.domain import ObjectRef, SearchFilter
@@ -117,6 +118,11 @@ def _term(holder: pb.SearchRequest | pb.Term, weight: float, prefix: str) -> Ter
 
 
 def _filter(given: pb.Filter) -> SearchFilter:
+    for unknown in UnknownFieldSet(given):
+        # Of a newer contract: dropped in silence, it would let hits through that it rules out.
+        raise InvalidArgumentError(
+            "filter", f"holds a condition (field {unknown.field_number}) that is not known here"
+        )
     _at_most("filter.buckets", len(given.buckets), MAX_BUCKETS)
     _at_most("filter.metadata", len(given.metadata), MAX_METADATA_NAMES)
     for number, bucket in enumerate(given.buckets):
