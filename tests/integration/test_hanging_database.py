@@ -33,8 +33,8 @@ def test_a_search_ends_by_its_deadline_while_the_database_hangs(
     """20 searches at once are all told within moments of their own two seconds.
 
     Of a deadline that is longer than Milvus may take, the error names Milvus. When it goes on, so
-    do searches. Broken on purpose: with `mine.woken.wait()` in `Together`, those in line hold
-    their threads for up to three times `CRA_MILVUS_TIMEOUT`.
+    do searches. Broken on purpose: without `left` in the timeout of `_search`, the gateway's
+    threads are held for up to three times `CRA_MILVUS_TIMEOUT`.
     """
     uri, pid = stopping
     settings = Settings(milvus_uri=uri, milvus_timeout=5)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.healthcheck import beats
 from deploy.local.parts import Part
 from deploy.local.runner import Runner, tail
 from deploy.local.state import PartState, StackState, StateFile, birth_of, is_alive
@@ -194,3 +195,42 @@ def test_only_one_stack_runs_in_a_data_folder(tmp_path: Path) -> None:
     first, second = StateFile(tmp_path), StateFile(tmp_path)
     assert first.acquire()
     assert not second.acquire()
+
+
+FROZEN = (
+    "import pathlib, sys, time\n"
+    "file = pathlib.Path(sys.argv[1]); print('up', flush=True)\n"
+    "while True: file.touch(); time.sleep(0.02)"
+)
+
+
+def test_what_does_not_work_any_more_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is there and stands still is killed, and its successor works.
+
+    One that has never said that it works has its time to start. Broken on purpose: with
+    `process.wait()` in place of `_wait`, it stands still for ever.
+    """
+    monkeypatch.setattr("deploy.local.runner.ASKED_EVERY", 0.1)
+    monkeypatch.setattr("deploy.healthcheck.FRESH", 0.5)
+    sign, late = tmp_path / "sign", tmp_path / "late"
+    parts = [
+        Part("frozen", (sys.executable, "-c", FROZEN, str(sign)), 1.0),
+        Part("starting", (sys.executable, "-c", SLEEPER), 1.0),
+    ]
+    works = {"frozen": lambda: beats(sign), "starting": lambda: beats(late)}
+    history: list[list[PartState]] = []
+    runner = Runner(parts, os.environ, tmp_path, tmp_path, (), history.append, works)
+    runner.start()
+    try:
+        wait_until(lambda: beats(sign), "it works")
+        state = history[-1][0]
+        assert state.pid is not None
+        os.kill(state.pid, signal.SIGSTOP)
+        log = tmp_path / "frozen.log"
+        wait_until(lambda: "does not work any more; killed" in tail(log), "it is noticed", 10)
+        wait_until(lambda: history[-1][0].starts == 2 and beats(sign), "it works again", 10)
+        assert history[-1][1].starts == 1
+    finally:
+        runner.stop()

@@ -116,3 +116,11 @@ def test_dockerfile_has_every_target_and_no_root() -> None:
     assert wanted <= set(by_name)
     for target in wanted:
         assert "\nUSER cra\n" in by_name[target]
+
+
+@pytest.mark.parametrize("name", ["worker", "beat"])
+def test_a_process_without_a_port_shows_its_heartbeat(name: str) -> None:
+    """The check looks at the file that this process touches, where the settings put it."""
+    folder = COMPOSE_ENV["CRA_HEARTBEAT_FOLDER"]
+    assert SERVICES[name]["healthcheck"]["test"][-2:] == ["--works", f"{folder}/{name}"]
+    assert f'_heartbeat("{name}")' in (ROOT / "services" / "ingest" / "worker.py").read_text()
