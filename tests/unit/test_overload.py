@@ -1,0 +1,111 @@
+"""Ten times what a gateway can serve: the short form of `make load`, with an engine of one lane."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cra.search.v1 import search_pb2 as pb
+from cra.search.v1 import search_pb2_grpc as pb_grpc
+from cra.services.gateway.query import Query
+from cra.services.gateway.search import Ranking
+from cra.services.gateway.servicer import SearchServicer
+from cra.shared import rpc
+from cra.shared import server as server_module
+from cra.shared.errors import ResourceExhaustedError
+from cra.shared.ports import EncodeTiming
+from cra.shared.server import Server, _Pace
+from cra.shared.settings import Settings
+from tests.load.arrivals import Outcome, closed_loop, open_loop, tail_of
+
+SERVICE = "cra.search.v1.SearchService"
+TAKES = 0.02
+"""Seconds of one search; one at a time."""
+MAX_WAIT = 0.3
+CALLS = 64
+
+
+class OneLane:
+    """Answers one query after the other, each in its time."""
+
+    def __init__(self) -> None:
+        self._lane = threading.Lock()
+        self._pause = threading.Event()
+
+    def search(self, query: Query, timeout: float | None) -> Ranking:
+        """See `SearchEngine`."""
+        with self._lane:
+            self._pause.wait(TAKES)
+        return Ranking([], "", "release", "tower", False, EncodeTiming(), 0.0)
+
+
+@pytest.fixture(scope="module")
+def stub() -> Iterator[pb_grpc.SearchServiceStub]:
+    """A gateway that serves some 50 queries a second."""
+    servicer = SearchServicer(OneLane(), CALLS)  # type: ignore[arg-type]
+    server = Server(
+        Settings(max_calls=CALLS, drain_seconds=5),
+        SERVICE,
+        0,
+        lambda server: pb_grpc.add_SearchServiceServicer_to_server(servicer, server),
+        lambda: None,
+        longest={f"/{SERVICE}/Search": MAX_WAIT},
+    )
+    server.start()
+    with rpc.open_channel(f"127.0.0.1:{server.port}", SERVICE) as channel:
+        yield pb_grpc.SearchServiceStub(channel)
+    server.stop()
+    servicer.close()
+
+
+def test_ten_times_too_much(stub: pb_grpc.SearchServiceStub) -> None:
+    """What is taken is answered about in the time it was taken for, the rest is refused at once.
+
+    Each refusal says when to come back, and a second after the rush a search takes what it took.
+    Broken on purpose: without `begin` in `admit`, all `CRA_MAX_CALLS` are taken and the slowest
+    tenth waits over four times as long as is said.
+    """
+    request = pb.SearchRequest(text="红")
+    alone = closed_loop(lambda: stub.Search(request, timeout=20), 1, 0.5, 0.2)
+    assert max(alone) < 10 * TAKES
+    found = open_loop(stub.Search, lambda: request, 10 / TAKES, 3.0)
+    taken = [one for one in found if one.ok]
+    refused = [one for one in found if one.code == "RESOURCE_EXHAUSTED"]
+    assert len(taken) + len(refused) == len(found) == round(30 / TAKES)
+    settled = [one for one in taken if one.begun > found[0].begun + 1]
+    assert tail_of(settled, 0.9) < 2 * MAX_WAIT
+    assert len(taken) * TAKES > 1.5, "it went on working"
+    assert all(one.hint is not None and one.hint > 0 for one in refused)
+    assert tail_of(refused, 0.9) < MAX_WAIT / 2
+    over = time.monotonic()
+    after: list[Outcome] = open_loop(stub.Search, lambda: request, 5, 1.0)
+    assert [one.code for one in after] == ["OK"] * 5
+    assert min(one.seconds for one in after) < 10 * TAKES
+    assert time.monotonic() - over < 5
+
+
+def test_a_pace_is_learnt_from_many_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few calls are always taken; of many, no more than are answered within what is accepted."""
+    now = 100.0
+    monkeypatch.setattr(server_module.time, "monotonic", lambda: now)
+    pace = _Pace(1.0)
+    for _ in range(40):
+        pace.begin()
+    refusals = []
+    for _ in range(500):
+        now += 0.05
+        pace.end()
+        try:
+            pace.begin()
+        except ResourceExhaustedError as error:
+            refusals.append(error)
+    # Twenty are answered in a second, one each 50 ms.
+    assert 18 <= pace._running <= 20
+    assert all(1 < one.retry_after < 3.5 for one in refusals)
+    hasty = _Pace(0.001)
+    hasty._apart = 1.0
+    for _ in range(server_module.BUSY):
+        hasty.begin()
+    with pytest.raises(ResourceExhaustedError, match=r"about 9.0 s; at most 0.001 are accepted"):
+        hasty.begin()
