@@ -30,7 +30,7 @@ def serves(target: str, service: str = "") -> bool:
             answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=WITHIN)
         except grpc.RpcError as error:
             # It has so much to do that it takes no more calls: it works.
-            full = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
+            full = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             return full and service == LIVENESS
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 

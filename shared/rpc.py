@@ -91,6 +91,12 @@ def to_status(error: errors.CraError) -> status_pb2.Status:
     return status
 
 
+def unknown_numbers(message: Message) -> list[int]:
+    """Return the numbers of the fields in a message that protobuf could not make out."""
+    found = unknown_fields.UnknownFieldSet(message)
+    return [found[number].field_number for number in range(len(found))]
+
+
 def check_types(message: Message, inside: str = "") -> None:
     """Check that each field which is in a message came as what the contract says it is.
 
@@ -101,11 +107,10 @@ def check_types(message: Message, inside: str = "") -> None:
         InvalidArgumentError: names the field.
     """
     known = message.DESCRIPTOR.fields_by_number
-    for unknown in unknown_fields.UnknownFieldSet(message):
-        if unknown.field_number in known:
-            name = known[unknown.field_number].name
+    for number in unknown_numbers(message):
+        if number in known:
             raise errors.InvalidArgumentError(
-                f"{inside}{name}", "is of another type than the contract says"
+                f"{inside}{known[number].name}", "is of another type than the contract says"
             )
     for field in message.DESCRIPTOR.fields:
         if field.message_type is None:
@@ -176,7 +181,7 @@ class Caller:
     deadline: float
     """`time.monotonic()` after which nobody waits any more."""
     waits: Callable[[], bool]
-    at_end: Callable[[Callable[[], object]], bool]
+    at_end: Callable[[Callable[[], None]], bool]
     """Has a function called when the caller hangs up or is answered; False if that is past."""
 
 

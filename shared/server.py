@@ -165,7 +165,7 @@ class _Arrivals:
             excess = len(self._awaited) - self._most
             for number, (since, context) in enumerate(self._awaited.values()):
                 if since < now - (PATIENCE if number < excess else ARRIVES_WITHIN):
-                    context.cancel()  # type: ignore[attr-defined]
+                    context.cancel()
 
 
 @dataclass(frozen=True)
@@ -375,7 +375,7 @@ class _Health(health.HealthServicer):
 
         # Of this object, not of the class: each server asks its own threads.
         check.experimental_thread_pool = pool  # type: ignore[attr-defined]
-        self.Check = check
+        self.Check = check  # type: ignore[method-assign]
 
     def _liveness(self) -> Any:
         problem = self._problem()

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-from google.protobuf.unknown_fields import UnknownFieldSet
 
 from cra.search.v1 import search_pb2 as pb
+from cra.shared import rpc
 from cra.shared.domain import ObjectRef, SearchFilter
 from cra.shared.errors import InvalidArgumentError
 from cra.shared.model.text import check_text
@@ -118,10 +118,10 @@ def _term(holder: pb.SearchRequest | pb.Term, weight: float, prefix: str) -> Ter
 
 
 def _filter(given: pb.Filter) -> SearchFilter:
-    for unknown in UnknownFieldSet(given):
+    for number in rpc.unknown_numbers(given):
         # Of a newer contract: dropped in silence, it would let hits through that it rules out.
         raise InvalidArgumentError(
-            "filter", f"holds a condition (field {unknown.field_number}) that is not known here"
+            "filter", f"holds a condition (field {number}) that is not known here"
         )
     _at_most("filter.buckets", len(given.buckets), MAX_BUCKETS)
     _at_most("filter.metadata", len(given.metadata), MAX_METADATA_NAMES)

@@ -103,7 +103,7 @@ def hint(error: Any) -> float | None:
     retry = error_details_pb2.RetryInfo()
     for packed in status.details if status is not None else ():
         if packed.Unpack(retry):
-            return retry.retry_delay.ToNanoseconds() / 1e9
+            return float(retry.retry_delay.ToNanoseconds() / 1e9)
     return None
 
 

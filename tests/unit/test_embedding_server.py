@@ -169,7 +169,7 @@ def test_a_check_of_readiness_that_never_ends_is_one_too(monkeypatch: pytest.Mon
     monkeypatch.setattr(server_module, "STUCK", 0.2)
     go = threading.Event()
     with running() as own:
-        own.server._ready = lambda: go.wait(SOON) and None
+        own.server._ready = lambda: go.wait(SOON) or None  # type: ignore[assignment]
         wait_until(lambda: _liveness(own) == "NOT_SERVING")
         go.set()
         wait_until(lambda: _liveness(own) == "SERVING")

@@ -88,7 +88,7 @@ def test_ten_times_too_much(stub: pb_grpc.SearchServiceStub) -> None:
 def test_a_pace_is_learnt_from_many_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few calls are always taken; of many, no more than are answered within what is accepted."""
     now = 100.0
-    monkeypatch.setattr(server_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     pace = _Pace(1.0)
     for _ in range(40):
         pace.begin()

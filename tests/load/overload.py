@@ -1,0 +1,126 @@
+"""Ten times what the cores can serve: who is answered how fast, and what becomes of the rest."""
+
+import itertools
+import tempfile
+import threading
+from collections import Counter
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from cra.search.v1 import search_pb2 as pb
+from tests.bench.measure import percentile
+from tests.bench.model import Queries
+from tests.load import fleet as fleets
+from tests.load.arrivals import Outcome, closed_loop, open_loop, tail_of
+from tests.load.sampling import Sampler
+from tests.servers import wait_until
+
+TIMES: Final = 10
+IMAGES: Final = 300
+SECONDS: Final = 20.0
+RECOVERS_WITHIN: Final = 5.0
+TAIL: Final = 3.0
+"""How many times their p99 at full load the accepted calls may take."""
+PROBES: Final = 10
+"""A second, after the rush."""
+
+
+def run(model: str, seconds: float = SECONDS) -> dict[str, Any]:
+    """Measure capacity, then the same services with ten times as much."""
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        fleets.running(Path(folder), model, 1, QUERY_CACHE="0") as fleet,
+        fleet.search() as stub,
+    ):
+        for number in range(IMAGES):
+            fleet.put(number)
+        wait_until(fleet.settled, "all are indexed", 300)
+        queries = Queries(11)
+
+        def request() -> pb.SearchRequest:
+            return pb.SearchRequest(text=queries())
+
+        def search() -> None:
+            stub.Search(request(), timeout=30)
+
+        callers = fleet.settings.max_calls
+        alone = closed_loop(search, 1, seconds / 4)
+        full = closed_loop(search, callers, seconds)
+        capacity = len(full) / seconds
+        with Sampler(fleet.pids, 0.5) as sampler:
+            pause = threading.Event()
+            pause.wait(3)
+            calm = len(sampler.samples["gateway-1"].times)
+            found = open_loop(stub.Search, request, TIMES * capacity, seconds, 30)
+            over = found[-1].begun
+            after = open_loop(stub.Search, request, PROBES, 2 * RECOVERS_WITHIN, 30)
+        return _figures(fleet, alone, full, capacity, found, over, after, sampler, calm)
+
+
+def _figures(
+    fleet: fleets.Fleet,
+    alone: list[float],
+    full: list[float],
+    capacity: float,
+    found: list[Outcome],
+    over: float,
+    after: list[Outcome],
+    sampler: Sampler,
+    calm: int,
+) -> dict[str, Any]:
+    taken = [one for one in found if one.ok]
+    refused = [one for one in found if one.code == "RESOURCE_EXHAUSTED"]
+    lasted = found[-1].begun - found[0].begun
+    memory = {
+        name: (median(one.values["memory"][:calm]), max(one.values["memory"]))
+        for name, one in sampler.samples.items()
+    }
+    tail = percentile(full, 0.99)
+    recovery = _recovery(after, over, 3 * percentile(alone, 0.95))
+    figures: dict[str, Any] = {
+        "callers": fleet.settings.max_calls,
+        "alone p50": median(alone),
+        "capacity": capacity,
+        "full p50": median(full),
+        "full p99": tail,
+        "offered": len(found) / lasted,
+        "asked": TIMES * capacity,
+        "accepted": len(taken) / lasted,
+        "accepted p50": median(one.seconds for one in taken),
+        "accepted p99": tail_of(taken),
+        "tail": tail_of(taken) / tail,
+        "refused": len(refused),
+        "refused p50": median(one.seconds for one in refused) if refused else 0.0,
+        "refused p99": tail_of(refused),
+        "with a hint": sum(one.hint is not None for one in refused) / max(1, len(refused)),
+        "others": dict(Counter(one.code for one in found if one not in taken and not one.hint)),
+        "recovery": recovery,
+        "memory": memory,
+        "begun": [one.begun - found[0].begun for one in found[:: max(1, len(found) // 3000)]],
+        "seconds": [one.seconds for one in found[:: max(1, len(found) // 3000)]],
+        "ok": [one.ok for one in found[:: max(1, len(found) // 3000)]],
+    }
+    figures["held"] = {
+        f"offered is at least 8 times what is served (asked: {TIMES})": (
+            figures["offered"] >= 8 * capacity
+        ),
+        f"p99 of the accepted at most {TAIL:g} times that at capacity": figures["tail"] <= TAIL,
+        "everything else RESOURCE_EXHAUSTED": len(taken) + len(refused) == len(found),
+        "every refusal with a hint": figures["with a hint"] == 1.0,
+        f"recovery within {RECOVERS_WITHIN:g} s": recovery <= RECOVERS_WITHIN,
+        "memory grows by at most a fifth and 64 MiB": all(
+            most <= 1.2 * before + 64 for before, most in memory.values()
+        ),
+    }
+    return figures
+
+
+def _recovery(after: list[Outcome], over: float, as_before: float) -> float:
+    """Return the seconds after the rush from which on every call is answered as before it."""
+    # A single one that is slow later on is noise of the machine, two in a row are not.
+    last = after[0].begun
+    for one, following in itertools.pairwise(after):
+        if all(not each.ok or each.seconds > as_before for each in (one, following)):
+            last = following.begun + following.seconds
+    return max(0.0, last - over)
