@@ -318,7 +318,7 @@ class ImageError(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """A stable word, such as `not_an_image` or `truncated`."""
+    """A stable word, such as `not_an_image`, `truncated` or `no_number` (of the vector)."""
     message: _builtins.str
     """What is wrong, for people."""
     def __init__(

@@ -28,7 +28,8 @@ if _version_not_supported:
 class EmbeddingServiceStub:
     """EmbeddingService runs the text tower and the frozen image tower of a Chinese CLIP model.
 
-    Concurrent calls share batches. RESOURCE_EXHAUSTED: the queue is full; see RetryInfo.
+    Concurrent calls share batches. RESOURCE_EXHAUSTED: the queue is full, or the deadline would pass
+    before its end; see RetryInfo. INTERNAL: a tower encodes a text to what is no number.
     """
 
     def __init__(self, channel):
@@ -57,7 +58,8 @@ class EmbeddingServiceStub:
 class EmbeddingServiceServicer:
     """EmbeddingService runs the text tower and the frozen image tower of a Chinese CLIP model.
 
-    Concurrent calls share batches. RESOURCE_EXHAUSTED: the queue is full; see RetryInfo.
+    Concurrent calls share batches. RESOURCE_EXHAUSTED: the queue is full, or the deadline would pass
+    before its end; see RetryInfo. INTERNAL: a tower encodes a text to what is no number.
     """
 
     def EmbedTexts(self, request, context):
@@ -118,7 +120,8 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
 class EmbeddingService:
     """EmbeddingService runs the text tower and the frozen image tower of a Chinese CLIP model.
 
-    Concurrent calls share batches. RESOURCE_EXHAUSTED: the queue is full; see RetryInfo.
+    Concurrent calls share batches. RESOURCE_EXHAUSTED: the queue is full, or the deadline would pass
+    before its end; see RetryInfo. INTERNAL: a tower encodes a text to what is no number.
     """
 
     @staticmethod

@@ -29,7 +29,8 @@ GRPC_VERSION: str
 class EmbeddingServiceStub:
     """EmbeddingService runs the text tower and the frozen image tower of a Chinese CLIP model.
 
-    Concurrent calls share batches. RESOURCE_EXHAUSTED: the queue is full; see RetryInfo.
+    Concurrent calls share batches. RESOURCE_EXHAUSTED: the queue is full, or the deadline would pass
+    before its end; see RetryInfo. INTERNAL: a tower encodes a text to what is no number.
     """
 
     @_typing.overload
@@ -57,7 +58,8 @@ class EmbeddingServiceStub:
 class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     """EmbeddingService runs the text tower and the frozen image tower of a Chinese CLIP model.
 
-    Concurrent calls share batches. RESOURCE_EXHAUSTED: the queue is full; see RetryInfo.
+    Concurrent calls share batches. RESOURCE_EXHAUSTED: the queue is full, or the deadline would pass
+    before its end; see RetryInfo. INTERNAL: a tower encodes a text to what is no number.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -81,7 +83,8 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
 class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
     """EmbeddingService runs the text tower and the frozen image tower of a Chinese CLIP model.
 
-    Concurrent calls share batches. RESOURCE_EXHAUSTED: the queue is full; see RetryInfo.
+    Concurrent calls share batches. RESOURCE_EXHAUSTED: the queue is full, or the deadline would pass
+    before its end; see RetryInfo. INTERNAL: a tower encodes a text to what is no number.
     """
 
     @_abc_1.abstractmethod

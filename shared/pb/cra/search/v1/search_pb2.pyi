@@ -140,7 +140,9 @@ Global___Term: _TypeAlias = Term  # noqa: Y015
 
 @_typing.final
 class Filter(_message.Message):
-    """Filter restricts the hits; what is set must hold all together."""
+    """Filter restricts the hits; what is set must hold all together. A condition that the server does
+    not know, since it is older than the contract, is INVALID_ARGUMENT.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -61,8 +61,9 @@ class SearchServiceServicer:
         """Search answers one query. A message may hold up to 16 MiB; a larger one is RESOURCE_EXHAUSTED
         without RetryInfo, since it is refused before it is read, and is not worth a retry.
 
-        INVALID_ARGUMENT: a field is out of its limits, a picture cannot be read, the terms sum to
-        zero, or a page token does not fit the request. NOT_FOUND: unknown image_id or text_release.
+        INVALID_ARGUMENT: a field is out of its limits or of another type, a picture cannot be read, the
+        terms sum to zero, or a page token does not fit the request. NOT_FOUND: unknown image_id or
+        text_release.
         FAILED_PRECONDITION: the release does not fit the image tower of any index.
         RESOURCE_EXHAUSTED: too much load; see RetryInfo. UNAVAILABLE: a part that is needed is down.
         """

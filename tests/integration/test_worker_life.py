@@ -1,0 +1,63 @@
+"""A real worker and beat that stand still: seen by their heartbeats, and started again."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from cra.shared.settings import Settings
+from deploy.healthcheck import beats
+from deploy.local import readiness
+from deploy.local.parts import Part
+from deploy.local.runner import Runner
+from deploy.local.state import PartState
+from tests.servers import ROOT, wait_until
+
+
+@pytest.mark.slow
+def test_a_worker_and_beat_that_stand_still_are_started_again(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGSTOP to the main process of each: within moments others do their jobs.
+
+    Broken on purpose: without `_WorkerTurns` among the consumer's steps, the worker's file is never
+    touched, and it is not seen to work at all.
+    """
+    monkeypatch.setattr("deploy.local.runner.ASKED_EVERY", 1.0)
+    monkeypatch.setattr("deploy.healthcheck.FRESH", 12.0)
+    celery = [str(Path(sys.executable).parent / "celery"), "-A", "cra.services.ingest.worker"]
+    parts = [
+        Part("worker", (*celery, "worker", "--pool", "prefork", "--loglevel", "WARNING"), 20.0),
+        Part("beat", (*celery, "beat", "-s", str(tmp_path / "schedule"), "--pidfile="), 20.0),
+    ]
+    env = {
+        **os.environ,
+        "CRA_REDIS_URL": redis_url,
+        "CRA_HEARTBEAT_FOLDER": str(tmp_path / "signs"),
+        "CRA_WORKER_PROCESSES": "1",
+    }
+    settings = Settings(heartbeat_folder=str(tmp_path / "signs"))
+    history: list[list[PartState]] = []
+    works = readiness.signs_of_life(settings)
+    runner = Runner(parts, env, ROOT, tmp_path, (), history.append, works)
+    runner.start()
+
+    def working(starts: int) -> bool:
+        # What was touched before a start is no sign of what was started.
+        return all(
+            part.starts == starts
+            and beats(file := tmp_path / "signs" / part.name)
+            and file.stat().st_mtime > part.since
+            for part in history[-1]
+        )
+
+    try:
+        wait_until(lambda: bool(history) and working(1), "both work", 60)
+        for part in history[-1]:
+            assert part.pid is not None
+            os.kill(part.pid, signal.SIGSTOP)
+        wait_until(lambda: working(2), "both work again", 90)
+    finally:
+        runner.stop()
