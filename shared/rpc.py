@@ -269,7 +269,7 @@ class _AddMetadata(
 def open_channel(target: str, service: str, token: str = "") -> grpc.Channel:
     """Open a channel to a service, balanced over its replicas; it connects when first used.
 
-    Calls that find no server are tried again up to three times, as long as their deadline allows.
+    Calls that find no server are tried again up to four times, as long as their deadline allows.
 
     Args:
         target: such as `dns:///gateway:50051`.
@@ -282,11 +282,13 @@ def open_channel(target: str, service: str, token: str = "") -> grpc.Channel:
             {
                 "name": [{"service": service}],
                 "retryPolicy": {
-                    "maxAttempts": 4,
+                    "maxAttempts": 5,
                     "initialBackoff": "0.1s",
                     "maxBackoff": "1s",
                     "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
+                    # CANCELLED, by the server, is what becomes of a call that it has not yet seen
+                    # when it begins to end.
+                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
         ],
@@ -299,8 +301,10 @@ def open_channel(target: str, service: str, token: str = "") -> grpc.Channel:
             ("grpc.max_send_message_length", limit),
             ("grpc.max_receive_message_length", limit),
             ("grpc.keepalive_time_ms", round(KEEPALIVE * 1000)),
-            # A server that is back is found again within seconds; the default waits two minutes.
-            ("grpc.max_reconnect_backoff_ms", 3_000),
+            # A server that is back is found again before the last try of a call that needs it, so
+            # that the next one may be restarted; the default waits two minutes.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1_000),
         ],
     )
     credentials = [("authorization", f"Bearer {token}")] if token else []

@@ -398,6 +398,7 @@ class Server:
         tokens: bearer token by full service name or method (`/pkg.Service/Method`).
         works: tells what is wrong with this process itself, whatever it depends on, so that it has
             to be started again; empty if nothing is. What every server has is checked beside it.
+        max_calls: at once; those of the settings unless given.
         longest: by method (`/pkg.Service/Method`), seconds that the answer may be expected to take
             when a call is taken; a call whose answer would take longer is refused at once.
     """
@@ -412,9 +413,11 @@ class Server:
         tokens: Mapping[str, str] | None = None,
         works: Callable[[], str] = str,
         longest: Mapping[str, float] | None = None,
+        max_calls: int | None = None,
     ) -> None:
         limit = rpc.MAX_MESSAGE_BYTES[service]
-        threads = settings.max_calls + 8  # room for health checks and for refusing
+        max_calls = max_calls or settings.max_calls
+        threads = max_calls + 8  # room for health checks and for refusing
         self._settings = settings
         self._service = service
         self._ready = ready
@@ -422,7 +425,7 @@ class Server:
         self._works = works
         self._checking_since: float | None = None
         self._watcher = threading.Thread(target=self._watch, name="readiness", daemon=True)
-        self._boundary = _Boundary(settings.max_calls, tokens or {}, longest or {})
+        self._boundary = _Boundary(max_calls, tokens or {}, longest or {})
         self._health = _Health(futures.ThreadPoolExecutor(4, "health"), self._what_is_stuck)
         self._set_health(serving=False)
         self._server = grpc.server(

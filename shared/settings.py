@@ -126,7 +126,11 @@ class Settings(EnvironmentSettings):
         9101, ge=0, le=65535, description="port of the gateway's Prometheus metrics; 0: none"
     )
     max_calls: int = Field(
-        64, ge=2, le=1024, description="calls that a server works on at once; more is refused"
+        64,
+        ge=2,
+        le=1024,
+        description="calls that a server works on at once; more is refused; the embedding service "
+        "takes four times as many",
     )
     max_wait: float = Field(
         1.0,

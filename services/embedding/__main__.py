@@ -1,5 +1,7 @@
 """Runs the embedding service."""
 
+from typing import Final
+
 from cra.embedding.v1 import embedding_pb2_grpc as pb_grpc
 from cra.services.embedding.releases import Releases
 from cra.services.embedding.servicer import EmbeddingServicer
@@ -8,6 +10,10 @@ from cra.shared.adapters.release_store import S3ReleaseStore
 from cra.shared.adapters.remote_encoder import SERVICE
 from cra.shared.server import Server, run_service
 from cra.shared.settings import Settings
+
+GATEWAYS: Final = 4
+"""How many times as many calls as another server it takes at once: several gateways, and workers
+too, share it, and what it is asked for waits in lines of its own."""
 
 
 def main(settings: Settings) -> None:
@@ -23,6 +29,7 @@ def main(settings: Settings) -> None:
         add=lambda server: pb_grpc.add_EmbeddingServiceServicer_to_server(servicer, server),
         ready=servicer.check,
         works=servicer.problem,
+        max_calls=GATEWAYS * settings.max_calls,
         tokens={SERVICE: settings.service_token.get_secret_value()},
     )
     server.run()

@@ -1,5 +1,6 @@
 """Search itself: terms to one vector, vector to ranked images."""
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -86,6 +87,7 @@ class SearchEngine:
         self._page_tokens = page_tokens
         self._cache = cache
         self._models: tuple[float, Models] | None = None
+        self._asking = threading.Lock()
 
     def search(self, query: Query, timeout: float | None = None) -> Ranking:
         """Answer one query within `timeout` seconds.
@@ -135,10 +137,20 @@ class SearchEngine:
         self._vectors.search(tower.fingerprint, _numbers(encoded.vectors[0]), 1, SearchFilter())
 
     def _current_models(self) -> Models:
-        now = time.monotonic()
-        if self._models is None or self._models[0] < now - MODELS_LAST:
-            self._models = (now, self._encoder.models())
-        return self._models[1]
+        now, known = time.monotonic(), self._models
+        if known is not None and known[0] >= now - MODELS_LAST:
+            return known[1]
+        # One asks for all; those that come meanwhile do with what was known.
+        alone = self._asking.acquire(blocking=False)
+        try:
+            if not alone and known is not None and known[0] >= now - 2 * MODELS_LAST:
+                return known[1]
+            models = self._encoder.models()
+            self._models = (now, models)
+            return models
+        finally:
+            if alone:
+                self._asking.release()
 
     def _page(
         self, query: Query, tower: str, vector: Vector, last: Position | None

@@ -138,7 +138,7 @@ def test_a_dead_tower_is_unavailable(own: Service) -> None:
     assert raised.retry_after == 2.5
 
 
-@pytest.mark.parametrize(("soon", "tries"), [(SOON, 4), (0.0, 1)])
+@pytest.mark.parametrize(("soon", "tries"), [(SOON, 5), (0.0, 1)])
 def test_only_a_quick_outage_is_tried_again_by_the_channel(
     soon: float, tries: int, own: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

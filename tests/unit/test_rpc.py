@@ -215,9 +215,9 @@ def test_a_deadline_and_a_missing_server_are_told_apart(peer: Peer) -> None:
 
 
 def test_a_server_that_is_away_for_a_moment_is_tried_again(peer: Peer) -> None:
-    """Our channel repeats a call that was UNAVAILABLE, up to three times, and nothing else."""
+    """Our channel repeats what was UNAVAILABLE, or ended by the server, up to four times."""
     channel = rpc.open_channel(peer.target, SERVICE)
-    codes = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE]
+    codes = [*[grpc.StatusCode.UNAVAILABLE] * 3, grpc.StatusCode.CANCELLED]
 
     def behave(context: grpc.ServicerContext) -> None:
         if codes:
