@@ -56,11 +56,10 @@ def run(model: str, seconds: float = SECONDS) -> dict[str, Any]:
             found = open_loop(stub.Search, request, TIMES * capacity, seconds, 30)
             over = found[-1].begun
             after = open_loop(stub.Search, request, PROBES, 2 * RECOVERS_WITHIN, 30)
-        return _figures(fleet, alone, full, capacity, found, over, after, sampler, calm)
+        return _figures(alone, full, capacity, found, over, after, sampler, calm)
 
 
 def _figures(
-    fleet: fleets.Fleet,
     alone: list[float],
     full: list[float],
     capacity: float,
