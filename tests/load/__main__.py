@@ -15,6 +15,7 @@ from tests.bench.model import model as large
 from tests.load import overload, report, restarts, soak
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
+LARGE: Final = "the shape of ViT-B/16, random weights"
 SMALL: Final = "deploy/models/miniature"
 """For what does not ask how much the cores serve."""
 
@@ -25,15 +26,19 @@ def main() -> None:
     names = ("overload", "restarts", "soak")
     parser.add_argument("names", nargs="*", choices=names, help="all if none is given")
     parser.add_argument("--minutes", type=float, default=30.0, help="of the soak")
+    parser.add_argument("--milvus", choices=("server", "lite"), default="server")
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
     file = options.out / "load.json"
     sections: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     runs: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
         # Of a size at which the load that is made costs little beside what bears it.
-        "overload": ("the shape of ViT-B/16, random weights", overload.run),
-        "restarts": (SMALL, restarts.run),
-        "soak": (SMALL, lambda model: soak.run(model, options.minutes)),
+        "overload": (
+            "the shape of ViT-B/16, random weights",
+            lambda model: overload.run(model, options.milvus),
+        ),
+        "restarts": (SMALL, lambda model: restarts.run(model, options.milvus)),
+        "soak": (SMALL, lambda model: soak.run(model, options.minutes, options.milvus)),
     }
     held = True
     for name in options.names or names:
@@ -44,7 +49,11 @@ def main() -> None:
                 converted()
                 patch.setenv("CRA_CONVERTED_MODELS", str(CONVERTED))
             results = run(SMALL if said == SMALL else str(large()))
-        sections[name] = {"machine": machine(), "model": said, "results": results}
+        sections[name] = {
+            "machine": machine(),
+            "model": f"{said}; Milvus: {options.milvus}",
+            "results": results,
+        }
         held = held and all(results["held"].values())
         # After each: what follows may be interrupted.
         text = report.markdown(sections)

@@ -28,11 +28,11 @@ PROBES: Final = 10
 """A second, after the rush."""
 
 
-def run(model: str, seconds: float = SECONDS) -> dict[str, Any]:
+def run(model: str, kind: str = "server", seconds: float = SECONDS) -> dict[str, Any]:
     """Measure capacity, then the same services with ten times as much."""
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        fleets.running(Path(folder), model, 1, QUERY_CACHE="0") as fleet,
+        fleets.running(Path(folder), model, 1, kind, QUERY_CACHE="0") as fleet,
         fleet.search() as stub,
     ):
         for number in range(IMAGES):
