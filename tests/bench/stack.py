@@ -61,7 +61,7 @@ def fill(store: MilvusVectorStore, image_tower: str, count: int) -> None:
     for part in Embeddings().images(count):
         for start in range(0, len(part), BULK):
             rows = part[start : start + BULK]
-            store.upsert(image_tower, [_image(number + i, vector) for i, vector in enumerate(rows)])
+            store.upsert(image_tower, [image(number + i, vector) for i, vector in enumerate(rows)])
             number += len(rows)
     name, client = collection_name(image_tower), store._client()
     client.flush(name)
@@ -89,7 +89,8 @@ def fill(store: MilvusVectorStore, image_tower: str, count: int) -> None:
     store._segments.clear()
 
 
-def _image(number: int, vector: Vectors) -> IndexedImage:
+def image(number: int, vector: Vectors) -> IndexedImage:
+    """Return a made-up image with a vector."""
     record = ImageRecord(
         ref=ObjectRef("images", key(number)),
         version=Version(f"{number:032x}", 1_700_000_000),

@@ -62,11 +62,14 @@ def closed_loop(
 ) -> list[float]:
     """Have callers ask again and again; return how long each call took, in seconds.
 
+    Who is refused comes back when it is told to, as callers should, and counts for nothing.
+
     Raises:
         Exception: what the first call that failed raised.
     """
     taken: list[float] = []
     failed: list[Exception] = []
+    pause = threading.Event()
     begin = time.monotonic() + warm_up
     end = begin + seconds
 
@@ -74,6 +77,13 @@ def closed_loop(
         while not failed and (begun := time.monotonic()) < end:
             try:
                 call()
+            except grpc.RpcError as error:
+                code: Any = error
+                if code.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    failed.append(error)
+                    return
+                pause.wait(hint(error) or 0.1)
+                continue
             except Exception as error:  # ends the measurement
                 failed.append(error)
                 return

@@ -6,7 +6,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from tests.servers import ROOT, free_ports, milvus, object_store, redis_server, 
 
 TOKEN: Final = "load"
 READY_WITHIN: Final = 240.0
+KINDS: Final = ("embedding", "gateway", "ingest", "worker")
 PORTS: Final = ("EMBEDDING", "GATEWAY", "INGEST")
 
 
@@ -35,7 +36,12 @@ class Fleet:
     """The services, kept running by the local stack's own runner, and clients of them."""
 
     def __init__(
-        self, env: Mapping[str, str], folder: Path, ports: Mapping[str, list[int]], replicas: int
+        self,
+        env: Mapping[str, str],
+        folder: Path,
+        ports: Mapping[str, list[int]],
+        replicas: int,
+        kinds: Sequence[str],
     ) -> None:
         self.env = env
         fields = {name.removeprefix("CRA_").lower(): value for name, value in env.items()}
@@ -48,7 +54,7 @@ class Fleet:
         self._ports = ports
         parts, works, self._ready = [], {}, {}
         for number in range(replicas):
-            for kind in ("embedding", "gateway", "ingest", "worker"):
+            for kind in kinds:
                 name = f"{kind}-{number + 1}"
                 parts.append(Part(name, self._command(kind, name, number), 30.0))
                 if kind == "worker":
@@ -57,8 +63,9 @@ class Fleet:
                     target = f"127.0.0.1:{ports[kind.upper()][number]}"
                     works[name] = lambda target=target: serves(target, LIVENESS)
                     self._ready[name] = lambda target=target: serves(target)
-        parts.append(Part("beat", self._command("beat", "beat", 0), 30.0))
-        works["beat"] = self._ready["beat"] = self._beats("beat", "beat")
+        if "worker" in kinds:
+            parts.append(Part("beat", self._command("beat", "beat", 0), 30.0))
+            works["beat"] = self._ready["beat"] = self._beats("beat", "beat")
         self.names = [part.name for part in parts]
         self.runner = Runner(
             parts, {**os.environ, **env}, ROOT, folder / "logs", (), self._report, works
@@ -147,7 +154,12 @@ def _target(ports: list[int]) -> str:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, model: str, replicas: int, kind: str = "server", **changes: str
+    folder: Path,
+    model: str,
+    replicas: int,
+    kind: str = "server",
+    kinds: Sequence[str] = KINDS,
+    **changes: str,
 ) -> Iterator[Fleet]:
     """Run all of it, and return when every part does its job.
 
@@ -156,6 +168,7 @@ def running(
         model: that is served.
         replicas: of each service and of the worker.
         kind: of Milvus, `server` or `lite`.
+        kinds: which services; all, unless given.
         changes: of the environment, without `CRA_`.
     """
     found = free_ports(4 * replicas + 40)[40:]  # what others are about to take is left alone
@@ -190,7 +203,7 @@ def running(
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             **{f"CRA_{name}": value for name, value in changes.items()},
         }
-        fleet = Fleet(env, folder, ports, replicas)
+        fleet = Fleet(env, folder, ports, replicas, kinds)
         fleet.runner.start()
         stack.callback(fleet.runner.stop)
         for name in fleet.names:

@@ -1,5 +1,6 @@
 """Ten times what the cores can serve: who is answered how fast, and what becomes of the rest."""
 
+import contextlib
 import itertools
 import tempfile
 import threading
@@ -9,8 +10,12 @@ from statistics import median
 from typing import Any, Final
 
 from cra.search.v1 import search_pb2 as pb
+from cra.shared.adapters.vector_store import MilvusVectorStore
+from cra.shared.domain import SearchFilter
 from tests.bench.measure import percentile
 from tests.bench.model import Queries
+from tests.bench.stack import encoder, image
+from tests.bench.vectors import Embeddings
 from tests.load import fleet as fleets
 from tests.load.arrivals import Outcome, closed_loop, open_loop, tail_of
 from tests.load.sampling import Sampler
@@ -32,12 +37,20 @@ def run(model: str, kind: str = "server", seconds: float = SECONDS) -> dict[str,
     """Measure capacity, then the same services with ten times as much."""
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        fleets.running(Path(folder), model, 1, kind, QUERY_CACHE="0") as fleet,
+        fleets.running(
+            Path(folder), model, 1, kind, ("embedding", "gateway"), QUERY_CACHE="0"
+        ) as fleet,
         fleet.search() as stub,
+        contextlib.closing(MilvusVectorStore(fleet.settings)) as store,
     ):
-        for number in range(IMAGES):
-            fleet.put(number)
-        wait_until(fleet.settled, "all are indexed", 300)
+        tower = encoder(fleet.settings).models().image_tower.fingerprint
+        (vectors,) = Embeddings().images(IMAGES)
+        store.upsert(tower, [image(number, vector) for number, vector in enumerate(vectors)])
+        probe = Embeddings().queries(1)[0]
+        wait_until(
+            lambda: len(store.search(tower, probe, IMAGES, SearchFilter())) == IMAGES,
+            "all are searchable",
+        )
         queries = Queries(11)
 
         def request() -> pb.SearchRequest:
