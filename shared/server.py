@@ -69,6 +69,9 @@ ARRIVES_WITHIN: Final = 10.0
 PATIENCE: Final = 1.0
 """Seconds that a message may take however many others are awaited."""
 
+SWEPT_EVERY: Final = 0.5
+"""Seconds between two looks at the calls whose message is awaited."""
+
 REFUSING: Final = 256
 """Calls beyond `max_calls` that may wait to be refused in words; more are, without any."""
 
@@ -188,7 +191,7 @@ class _Boundary(grpc.ServerInterceptor):
         self._changed = threading.Condition()
         self._tokens = tokens
         self._paces = {method: _Pace(seconds) for method, seconds in longest.items()}
-        self.arrivals = _Arrivals(max(1, max_calls // 4))
+        self.arrivals = _Arrivals(max(1, max_calls // 2))
         self.refused = 0
         """Calls that were too many; about, since nothing guards it."""
 
@@ -521,7 +524,7 @@ class Server:
 
     def _sweep(self) -> None:
         told = 0
-        while not self._stopping.wait(PATIENCE / 2):
+        while not self._stopping.wait(SWEPT_EVERY):
             self._boundary.arrivals.sweep()
             if (refused := self._boundary.refused) != told:
                 _log.warning("refused", calls=refused - told)

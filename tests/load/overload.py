@@ -29,6 +29,8 @@ SECONDS: Final = 20.0
 RECOVERS_WITHIN: Final = 5.0
 TAIL: Final = 3.0
 """How many times their p99 at full load the accepted calls may take."""
+POINTS: Final = 800
+"""Calls in the chart."""
 PROBES: Final = 10
 """A second, after the rush."""
 
@@ -91,6 +93,7 @@ def _figures(
     }
     tail = percentile(full, 0.99)
     recovery = _recovery(after, over, 3 * percentile(alone, 0.95))
+    drawn = found[:: max(1, len(found) // POINTS)]
     figures: dict[str, Any] = {
         "callers": CALLERS,
         "alone p50": median(alone),
@@ -110,9 +113,9 @@ def _figures(
         "others": dict(Counter(one.code for one in found if one not in taken and not one.hint)),
         "recovery": recovery,
         "memory": memory,
-        "begun": [one.begun - found[0].begun for one in found[:: max(1, len(found) // 3000)]],
-        "seconds": [one.seconds for one in found[:: max(1, len(found) // 3000)]],
-        "ok": [one.ok for one in found[:: max(1, len(found) // 3000)]],
+        "begun": [round(one.begun - found[0].begun, 3) for one in drawn],
+        "seconds": [round(one.seconds, 5) for one in drawn],
+        "ok": [one.ok for one in drawn],
     }
     figures["held"] = {
         f"offered is at least 8 times what is served (asked: {TIMES})": (

@@ -82,7 +82,11 @@ def run(model: str, minutes: float, kind: str = "server") -> dict[str, Any]:
             "p99": tails,
             "growth": growth,
             "samples": {
-                name: {"times": one.times, **one.values} for name, one in sampler.samples.items()
+                name: {
+                    kind: [round(value, 1) for value in values]
+                    for kind, values in {"times": one.times, **one.values}.items()
+                }
+                for name, one in sampler.samples.items()
             },
             "held": {
                 "every call answered": set(codes) == {"OK"},
