@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -191,7 +192,9 @@ caller: Final[ContextVar[Caller | None]] = ContextVar("caller", default=None)
 def caller_of(context: grpc.ServicerContext) -> Caller:
     """Return who waits for the answer of a call."""
     left = context.time_remaining()
-    deadline = math.inf if left is None else time.monotonic() + left
+    # Of a stream without a deadline, gRPC says that billions of years are left.
+    endless = left is None or left > threading.TIMEOUT_MAX
+    deadline = math.inf if endless else time.monotonic() + (left or 0.0)
     return Caller(deadline, context.is_active, context.add_callback)
 
 
