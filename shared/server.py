@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from typing import Any, Final
 
@@ -68,17 +68,26 @@ _log = structlog.get_logger()
 class _Boundary(grpc.ServerInterceptor):
     """Around every call: credentials, a bound on calls at once, ids in logs, errors to statuses."""
 
-    def __init__(self, max_calls: int, tokens: Mapping[str, str]) -> None:
+    def __init__(
+        self, max_calls: int, tokens: Mapping[str, str], check: Callable[[str, str], object]
+    ) -> None:
         self._max_calls = max_calls
         self._running = 0
         self._changed = threading.Condition()
         self._tokens = tokens
+        self._check = check
 
     def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
-        handler = continuation(details)
         method: str = details.method
-        if handler is None or not method.startswith("/cra."):
-            return handler
+        if not method.startswith("/cra."):
+            return continuation(details)
+        try:
+            self._authenticate(method, authorization_of(details.invocation_metadata))
+        except CraError as error:
+            return self._refusal(error, method)
+        handler = continuation(details)
+        if handler is None:
+            return None
         if handler.response_streaming:
             return handler._replace(
                 **{_kind(handler): self._around_stream(getattr(handler, _kind(handler)), method)}
@@ -99,14 +108,30 @@ class _Boundary(grpc.ServerInterceptor):
 
         return call
 
-    def admit(self, method: str, context: grpc.ServicerContext) -> None:
-        """Check credentials and take a slot."""
+    def _authenticate(self, method: str, authorization: str) -> None:
         token = self._tokens.get(method.split("/")[1]) or self._tokens.get(method)
-        if token:
-            given = dict(context.invocation_metadata()).get("authorization", "")
-            given = given.decode() if isinstance(given, bytes) else given
-            if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-                raise UnauthenticatedError("service credentials are needed")
+        if token and not hmac.compare_digest(
+            authorization.encode(errors="replace"), f"Bearer {token}".encode()
+        ):
+            raise UnauthenticatedError("service credentials are needed")
+        self._check(method, authorization)
+
+    def _refusal(self, error: CraError, method: str) -> Any:
+        """Return a handler that answers an error, whatever the method and without reading on.
+
+        Who may not call has no message read, which may be large or broken.
+        """
+
+        def refuse(_requests: object, context: grpc.ServicerContext) -> Iterator[Any]:
+            call = _Call(self, method, context)
+            call.begin()
+            call.abort(error)
+            yield
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+    def admit(self) -> None:
+        """Take a slot."""
         with self._changed:
             if self._running >= self._max_calls:
                 raise ResourceExhaustedError(
@@ -133,17 +158,21 @@ class _Call:
         self._boundary, self._method, self._context = boundary, method, context
         self._admitted = False
 
-    def __enter__(self) -> None:
+    def begin(self) -> None:
+        """Bind what the log lines of the call have in common."""
         self._start = time.perf_counter()
         structlog.contextvars.clear_contextvars()
         given = dict(self._context.invocation_metadata()).get("x-request-id")
         request_id = str(given)[:128] if given else new_id()
         rpc.request_id.set(request_id)
         structlog.contextvars.bind_contextvars(method=self._method, request_id=request_id)
+
+    def __enter__(self) -> None:
+        self.begin()
         try:
-            self._boundary.admit(self._method, self._context)
+            self._boundary.admit()
         except CraError as error:
-            self._abort(error)
+            self.abort(error)
         self._admitted = True
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
@@ -153,13 +182,14 @@ class _Call:
         if error is None or isinstance(error, GeneratorExit):
             _log.debug("call", code="OK", seconds=seconds)
         elif isinstance(error, CraError):
-            self._abort(error, seconds)
+            self.abort(error, seconds)
         elif not self._context.code():  # type: ignore[attr-defined]
             # No status was set on purpose: it is a bug of ours.
             _log.exception("call failed", seconds=seconds, exc_info=error)
             self._context.abort(grpc.StatusCode.INTERNAL, "internal error; see the service's log")
 
-    def _abort(self, error: CraError, seconds: float = 0.0) -> None:
+    def abort(self, error: CraError, seconds: float = 0.0) -> None:
+        """Log an error and end the call with it."""
         _log.info(
             "call", code=rpc.code_of(error).name, problem=error.message[:500], seconds=seconds
         )
@@ -169,6 +199,16 @@ class _Call:
             never = ("grpc-retry-pushback-ms", "-1")
             status = status._replace(trailing_metadata=(*status.trailing_metadata, never))
         self._context.abort_with_status(status)
+
+
+def authorization_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """Return the `authorization` header among a call's metadata; empty if there is none."""
+    given = dict(metadata or ()).get("authorization", "")
+    return given.decode(errors="replace") if isinstance(given, bytes) else given
+
+
+def _complain(problem: str) -> None:
+    _log.error("changed certificate files are not used; the last good ones are", problem=problem)
 
 
 def _kind(handler: Any) -> str:
@@ -185,6 +225,11 @@ class Server:
         add: registers the servicer, such as `add_SearchServiceServicer_to_server` bound to it.
         ready: does the service's own job once and raises if it cannot.
         tokens: bearer token by full service name or method (`/pkg.Service/Method`).
+        check: raises a domain error for a method and an `authorization` header if the call may
+            not be; asked before the request is read, it must not take long.
+
+    Raises:
+        FailedPreconditionError: the port is taken, or a file of TLS does not hold what it should.
     """
 
     def __init__(
@@ -195,6 +240,7 @@ class Server:
         add: Callable[[grpc.Server], None],
         ready: Callable[[], None],
         tokens: Mapping[str, str] | None = None,
+        check: Callable[[str, str], object] = lambda _method, _authorization: None,
     ) -> None:
         limit = rpc.MAX_MESSAGE_BYTES[service]
         threads = settings.max_calls + 8  # room for health checks and for refusing
@@ -202,7 +248,7 @@ class Server:
         self._service = service
         self._ready = ready
         self._stopping = threading.Event()
-        self._boundary = _Boundary(settings.max_calls, tokens or {})
+        self._boundary = _Boundary(settings.max_calls, tokens or {}, check)
         self._health = health.HealthServicer(
             experimental_non_blocking=True,
             experimental_thread_pool=futures.ThreadPoolExecutor(4, "health"),
@@ -226,8 +272,14 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (service, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
+        address = f"{settings.host}:{port}"
+        tls = settings.server_tls
         try:
-            self.port: int = self._server.add_insecure_port(f"{settings.host}:{port}")
+            self.port: int = (
+                self._server.add_secure_port(address, tls.credentials(_complain))
+                if tls
+                else self._server.add_insecure_port(address)
+            )
         except RuntimeError as error:
             raise FailedPreconditionError(
                 f"cannot listen on {settings.host}:{port}; is it taken?"

@@ -15,6 +15,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cra.shared.errors import FailedPreconditionError
+from cra.shared.tls import ClientTls, ServerTls
 
 
 def _check_token(token: SecretStr) -> SecretStr:
@@ -38,9 +39,19 @@ def _check_device(device: str) -> str:
     return device
 
 
+def _check_file(file: str) -> str:
+    if file:
+        try:
+            Path(file).open("rb").close()
+        except OSError as error:
+            raise ValueError(f"{file!r} cannot be read: {error.strerror}") from error
+    return file
+
+
 Token = Annotated[SecretStr, AfterValidator(_check_token)]
 Bucket = Annotated[str, AfterValidator(_check_bucket)]
 Device = Annotated[str, AfterValidator(_check_device)]
+File = Annotated[str, AfterValidator(_check_file)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -128,6 +139,32 @@ class Settings(EnvironmentSettings):
     gateway_target: str = Field("dns:///127.0.0.1:50051", description="where clients find Search")
     embedding_target: str = Field("dns:///127.0.0.1:50052", description="where encoders are found")
     ingest_target: str = Field("dns:///127.0.0.1:50053", description="where ingest is found")
+
+    tls_cert: File = Field(
+        "",
+        description="PEM file of the gRPC server's certificate and chain; empty: it speaks "
+        "plaintext",
+    )
+    tls_key: File = Field("", validate_default=True, description="PEM file of its private key")
+    tls_client_ca: File = Field(
+        "",
+        validate_default=True,
+        description="PEM file of the authorities of clients' certificates, which the gRPC server "
+        "then asks for (mutual TLS); empty: it asks for none",
+    )
+    tls_ca: File = Field(
+        "",
+        description="PEM file of the authorities that are trusted where this calls another gRPC "
+        "server; empty: it calls in plaintext",
+    )
+    tls_client_cert: File = Field(
+        "",
+        validate_default=True,
+        description="PEM file of the certificate and chain that is shown there; empty: none",
+    )
+    tls_client_key: File = Field(
+        "", validate_default=True, description="PEM file of its private key"
+    )
     query_cache: int = Field(
         10_000, ge=0, le=1_000_000, description="vectors of texts that a gateway remembers; 0: none"
     )
@@ -174,6 +211,13 @@ class Settings(EnvironmentSettings):
         SecretStr(""),
         description="bearer token of the embedding service and of ingest's changing calls; "
         "empty: none is asked for",
+    )
+    api_keys_file: str = Field(
+        "",
+        description="file of the API keys that may search, made by `cra keys`; empty: anybody may",
+    )
+    api_key: Token = Field(
+        SecretStr(""), description="API key that `cra` and other clients show the gateway"
     )
     page_key: SecretStr = Field(
         SecretStr(""),
@@ -224,3 +268,33 @@ class Settings(EnvironmentSettings):
         if value in info.data.get("buckets", ()):
             raise ValueError("is among CRA_BUCKETS; releases are never ingested")
         return value
+
+    @field_validator("tls_key", "tls_client_key")
+    @classmethod
+    def _pair(cls, value: str, info: ValidationInfo) -> str:
+        cert = str(info.field_name).replace("key", "cert")
+        if cert in info.data and bool(value) != bool(info.data[cert]):
+            raise ValueError(f"must be set if CRA_{cert.upper()} is, and only then")
+        return value
+
+    @field_validator("tls_client_ca", "tls_client_cert")
+    @classmethod
+    def _extend(cls, value: str, info: ValidationInfo) -> str:
+        base = "tls_cert" if info.field_name == "tls_client_ca" else "tls_ca"
+        if value and not info.data.get(base, "bad, and told already"):
+            raise ValueError(f"has no effect without CRA_{base.upper()}")
+        return value
+
+    @property
+    def server_tls(self) -> ServerTls | None:
+        """The files of a gRPC server; None if it speaks plaintext."""
+        if not self.tls_cert:
+            return None
+        return ServerTls(self.tls_cert, self.tls_key, self.tls_client_ca)
+
+    @property
+    def client_tls(self) -> ClientTls | None:
+        """The files of a gRPC client; None if it speaks plaintext."""
+        if not self.tls_ca:
+            return None
+        return ClientTls(self.tls_ca, self.tls_client_cert, self.tls_client_key)

@@ -5,14 +5,13 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
-import grpc
 import redis
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cra.shared.adapters import object_store
 from cra.shared.settings import Settings
+from deploy.healthcheck import is_serving
 from deploy.local.environment import LocalSettings, StackError
 from deploy.local.runner import tail
 from deploy.local.state import StateFile
@@ -29,9 +28,9 @@ def probes(settings: Settings, local: LocalSettings) -> dict[str, Callable[[], b
         "s3": lambda: _buckets(settings),
         "milvus": lambda: _listens(local.milvus_port),
         "events": lambda: _http(f"http://127.0.0.1:{settings.events_port}/healthz"),
-        "embedding": lambda: _health(settings.embedding_target),
-        "ingest": lambda: _health(settings.ingest_target),
-        "gateway": lambda: _health(settings.gateway_target),
+        "embedding": lambda: is_serving("embedding", settings, _PROBE_SECONDS),
+        "ingest": lambda: is_serving("ingest", settings, _PROBE_SECONDS),
+        "gateway": lambda: is_serving("gateway", settings, _PROBE_SECONDS),
     }
 
 
@@ -135,11 +134,3 @@ def _listens(port: int) -> bool:
 def _http(url: str) -> bool:
     with urllib.request.urlopen(url, timeout=_PROBE_SECONDS) as answer:  # noqa: S310  our own
         return bool(answer.status == 200)
-
-
-def _health(target: str) -> bool:
-    with grpc.insecure_channel(target) as channel:
-        request = health_pb2.HealthCheckRequest()
-        stub: Any = health_pb2_grpc.HealthStub(channel)
-        answer = stub.Check(request, timeout=_PROBE_SECONDS)
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

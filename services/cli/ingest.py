@@ -117,7 +117,10 @@ def _failures(found: Iterable[ingest.Failure]) -> Table:
 
 def _ingest(settings: Settings) -> ingest_grpc.IngestServiceStub:
     channel = rpc.open_channel(
-        settings.ingest_target, SERVICE, settings.service_token.get_secret_value()
+        settings.ingest_target,
+        SERVICE,
+        settings.service_token.get_secret_value(),
+        settings.client_tls,
     )
     return ingest_grpc.IngestServiceStub(channel)
 

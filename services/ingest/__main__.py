@@ -22,12 +22,11 @@ from cra.shared.settings import Settings
 
 def main(settings: Settings) -> None:
     """Serve until SIGTERM, drain."""
-    token = settings.service_token.get_secret_value()
     app = tasks.create_app(settings)
     ledger = Ledger(settings.redis_url.get_secret_value(), settings.lease_seconds)
     objects = S3ObjectStore(settings)
     vectors = MilvusVectorStore(settings)
-    encoder = RemoteEncoder(settings.embedding_target, token, settings.encode_timeout)
+    encoder = RemoteEncoder.of(settings)
 
     def wake() -> None:
         tasks.wake(app)
@@ -72,7 +71,7 @@ def main(settings: Settings) -> None:
         settings.ingest_port,
         add=lambda server: pb_grpc.add_IngestServiceServicer_to_server(servicer, server),
         ready=ready,
-        tokens=dict.fromkeys(CHANGING, token),
+        tokens=dict.fromkeys(CHANGING, settings.service_token.get_secret_value()),
     )
     thread = threading.Thread(target=receiver.run, args=([listener],), name="events")
     thread.start()

@@ -30,11 +30,7 @@ class _Parts:
         self.ledger = Ledger(settings.redis_url.get_secret_value(), settings.lease_seconds)
         self.objects = S3ObjectStore(settings)
         vectors = MilvusVectorStore(settings)
-        encoder = RemoteEncoder(
-            settings.embedding_target,
-            settings.service_token.get_secret_value(),
-            settings.encode_timeout,
-        )
+        encoder = RemoteEncoder.of(settings)
         self.synchronizer = Synchronizer(self.objects, vectors, encoder, settings.max_object_bytes)
         self.reconciler = Reconciler(
             self.objects,

@@ -1,7 +1,7 @@
 """The encoder port over gRPC: the embedding service."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -21,6 +21,8 @@ from cra.shared.ports import (
     ReleaseState,
     TextReleaseInfo,
 )
+from cra.shared.settings import Settings
+from cra.shared.tls import ClientTls
 
 SERVICE = "cra.embedding.v1.EmbeddingService"
 
@@ -38,13 +40,45 @@ RELEASE_STATES: Mapping["pb.ReleaseState.ValueType", ReleaseState] = {
 
 
 class RemoteEncoder:
-    """Speaks to the embedding service; see `ports.Encoder`."""
+    """Speaks to the embedding service; see `ports.Encoder`.
 
-    def __init__(self, target: str, token: str = "", timeout: float = 30.0) -> None:
+    Args:
+        target: where it is.
+        token: of the service, or empty.
+        timeout: seconds for a call that has no other.
+        tls: to speak TLS; plaintext if None.
+        authority: see `rpc.open_channel`.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        token: str = "",
+        timeout: float = 30.0,
+        tls: ClientTls | None = None,
+        authority: str = "",
+    ) -> None:
         self._server = f"the embedding service at {target}"
-        self._channel = rpc.open_channel(target, SERVICE, token)
+        self._channel = rpc.open_channel(target, SERVICE, token, tls, authority)
         self._stub = pb_grpc.EmbeddingServiceStub(self._channel)
         self._timeout = timeout
+
+    @classmethod
+    def of(cls, settings: Settings, target: str = "", timeout: float | None = None) -> Self:
+        """Return the encoder that settings name.
+
+        Args:
+            settings: target, credentials and patience.
+            target: one replica of it, to be asked alone.
+            timeout: seconds, instead of `CRA_ENCODE_TIMEOUT`.
+        """
+        return cls(
+            target or settings.embedding_target,
+            settings.service_token.get_secret_value(),
+            settings.encode_timeout if timeout is None else timeout,
+            settings.client_tls,
+            rpc.authority_of(settings.embedding_target) if target else "",
+        )
 
     def close(self) -> None:
         """Close the channel."""

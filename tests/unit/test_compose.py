@@ -87,10 +87,9 @@ def test_every_service_has_a_health_check_and_comes_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["embedding", "gateway", "ingest"])
-def test_a_health_check_asks_the_service_s_own_port(name: str) -> None:
+def test_a_health_check_asks_the_service_itself(name: str) -> None:
     """The gRPC health of this server, not of another."""
-    port = Settings.model_fields[f"{name}_port"].default
-    assert SERVICES[name]["healthcheck"]["test"][-1] == str(port)
+    assert SERVICES[name]["healthcheck"]["test"][-2:] == ["/app/deploy/healthcheck.py", name]
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
