@@ -86,8 +86,9 @@ def ef_of(rows: Sequence[int], limit: int) -> int:
 def expression(where: SearchFilter) -> str:
     """Return a filter as a Milvus expression made of digits, hex digits and our own words."""
     parts = []
-    if where.buckets:
-        parts.append(f"bucket_hex in [{_quoted(_hex(bucket) for bucket in where.buckets)}]")
+    for buckets in (where.scope, where.buckets):
+        if buckets:
+            parts.append(f"bucket_hex in [{_quoted(_hex(bucket) for bucket in buckets)}]")
     if where.key_prefix:
         parts.append(f'key_hex like "{_hex(where.key_prefix)}%"')
     for name, values in sorted(where.metadata.items()):
