@@ -17,6 +17,9 @@ from cra.shared.tls import file_stamp
 LOOK_AGAIN: Final = 1.0
 """Seconds between two looks at the file: a key that is revoked is out within two."""
 
+_ROUNDING: Final = 1e-6
+"""Of a token; who has waited as long as told is not sent away by the last bit."""
+
 _log = structlog.get_logger()
 
 
@@ -44,7 +47,7 @@ class TokenBucket:
             now = self._clock()
             self._tokens = min(self.burst, self._tokens + (now - self._filled) * self.rate)
             self._filled = now
-            if self._tokens >= 1:
+            if self._tokens >= 1 - _ROUNDING:
                 self._tokens -= 1
                 return 0.0
             return math.ceil((1 - self._tokens) / self.rate * 1000) / 1000  # never a moment early
