@@ -68,7 +68,7 @@ class EnvironmentSettings(BaseSettings):
             FailedPreconditionError: names each variable that is wrong, never a secret's value.
         """
         try:
-            return cls(_env_file=env_file)
+            return cls(_env_file=env_file, _secrets_dir=_SecretsFolder.find(env_file))
         except ValidationError as error:
             problems = [
                 f"CRA_{'_'.join(str(part) for part in one['loc']).upper()}: "
@@ -78,8 +78,42 @@ class EnvironmentSettings(BaseSettings):
             raise FailedPreconditionError("; ".join(problems)) from None
 
 
+class _SecretsFolder(BaseSettings):
+    """The one setting that says where others are."""
+
+    model_config = SettingsConfigDict(env_prefix="CRA_", extra="ignore")
+
+    secrets_dir: str = ""
+
+    @classmethod
+    def find(cls, env_file: Path | None) -> str | None:
+        """Return the folder of secrets, or None if there is to be none.
+
+        Raises:
+            FailedPreconditionError: there is no such folder, or a file of it cannot be read.
+        """
+        folder = cls(_env_file=env_file).secrets_dir
+        if not folder:
+            return None
+        try:
+            for file in Path(folder).iterdir():
+                if file.name.upper().startswith("CRA_"):
+                    file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            name = getattr(error, "filename", None) or folder
+            reason = getattr(error, "strerror", None) or "holds what is no UTF-8 text"
+            raise FailedPreconditionError(f"CRA_SECRETS_DIR: {name}: {reason}") from None
+        return folder
+
+
 class Settings(EnvironmentSettings):
     """All settings, each with its meaning."""
+
+    secrets_dir: str = Field(
+        "",
+        description="folder of files, each named as a setting, such as `CRA_SERVICE_TOKEN`, that "
+        "hold its value; the environment wins; empty: none",
+    )
 
     model: str = Field(
         "deploy/models/miniature",

@@ -82,7 +82,9 @@ class ServerTls:
                 return None
 
         return grpc.dynamic_ssl_server_credentials(
-            first, renewed, require_client_authentication=bool(self.client_ca)
+            first,
+            renewed,  # type: ignore[arg-type]  # the stubs leave out that None means no change
+            require_client_authentication=bool(self.client_ca),
         )
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:

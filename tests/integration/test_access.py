@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -132,7 +132,7 @@ def raw(guarded: Guarded, method: str, body: bytes, key: str | None) -> grpc.Rpc
     options = [("grpc.max_send_message_length", 64 * 2**20)]
     metadata = () if key is None else (("authorization", key),)
     with grpc.insecure_channel(guarded.target, options) as channel:
-        call = channel.stream_stream(f"/{SERVICE}/{method}")
+        call: Any = channel.stream_stream(f"/{SERVICE}/{method}")
         answers = call(iter([body]), timeout=20, metadata=metadata)
         with pytest.raises(grpc.RpcError) as caught:
             next(answers)
@@ -163,8 +163,9 @@ def test_a_stranger_gets_the_status_and_nothing_else(
     assert details == {
         "ErrorInfo": error_details_pb2.ErrorInfo(reason="UNAUTHENTICATED", domain="cra")
     }
-    assert {name for name, _ in error.trailing_metadata()} <= {"grpc-status-details-bin"}
-    assert not error.initial_metadata()
+    refused: Any = error
+    assert {name for name, _ in refused.trailing_metadata()} <= {"grpc-status-details-bin"}
+    assert not refused.initial_metadata()
 
 
 def test_a_revoked_key_is_a_wrong_one(guarded: Guarded) -> None:
@@ -273,12 +274,13 @@ def test_an_image_out_of_scope_is_one_that_does_not_exist(
     with guarded.client("images") as client, guarded.client("all") as whole:
         looked: list[list[ObjectRef]] = []
         fetch = guarded.vectors.fetch
+
+        def counted(tower: str, refs: Sequence[ObjectRef]) -> list[IndexedImage]:
+            looked.append(list(refs))
+            return fetch(tower, refs)
+
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                guarded.vectors,
-                "fetch",
-                lambda tower, refs: (looked.append(list(refs)), fetch(tower, refs))[1],
-            )
+            patch.setattr(guarded.vectors, "fetch", counted)
             hidden = {refusal(client, f"secret/{key}") for key in ("00.png", "none.png")}
             assert hidden == {refusal(client, "images/none.png")}
             assert looked == [[ObjectRef("images", "none.png")]]

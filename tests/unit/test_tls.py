@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -34,6 +34,12 @@ class Echo(pb_grpc.SearchServiceServicer):
     ) -> pb.SearchResponse:
         """See proto/cra/search/v1."""
         return pb.SearchResponse(request_id=request.request_id)
+
+    def SearchStream(  # noqa: N802
+        self, request_iterator: Iterator[pb.SearchStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.SearchStreamResponse]:
+        """Not asked for here."""
+        raise NotImplementedError
 
 
 @contextlib.contextmanager
@@ -117,13 +123,13 @@ def test_a_server_that_cannot_be_trusted_gets_no_call(
 
     Break: `insecure_channel` in `rpc.open_channel`, or no `_TLS_PROBLEM` in its errors.
     """
-    of_server = {
+    cases: dict[str, Callable[[], dict[str, str]]] = {
         "another authority": lambda: other.server(mutual=False),
         "expired": lambda: ours.server(mutual=False, expired=True),
         "another host": lambda: ours.server("gateway.test", mutual=False),
         "plaintext": dict,
-    }[case]
-    with serving(**of_server()) as server, pytest.raises(UnavailableError) as caught:
+    }
+    with serving(**cases[case]()) as server, pytest.raises(UnavailableError) as caught:
         ask(server, tls_ca=ours.ca)
     assert f"does not answer: TLS: {reason}" in caught.value.message
 
