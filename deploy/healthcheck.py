@@ -1,6 +1,6 @@
-"""Exits 0 if a gRPC server of this container says that it is serving: `healthcheck.py gateway`.
+"""Exits 0 if the gRPC server on a port of this container says that it is serving.
 
-Under TLS its certificate must name the host of the service's target, `CRA_GATEWAY_TARGET`.
+Under TLS its certificate must name the host of the service's target, such as `CRA_GATEWAY_TARGET`.
 """
 
 import sys
@@ -11,24 +11,21 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cra.shared import rpc
 from cra.shared.settings import Settings
 
-SERVICES = {
-    "gateway": "cra.search.v1.SearchService",
-    "embedding": "cra.embedding.v1.EmbeddingService",
-    "ingest": "cra.ingest.v1.IngestService",
-}
 
-
-def is_serving(name: str, settings: Settings, timeout: float) -> bool:
-    """Ask one of SERVICES on this machine, as a client with these settings.
+def is_serving(port: int, settings: Settings, timeout: float) -> bool:
+    """Ask a server of ours on this machine, as a client with these settings.
 
     Raises:
         grpc.RpcError: it does not answer within `timeout` seconds.
     """
-    port: int = getattr(settings, f"{name}_port")
-    target: str = getattr(settings, f"{name}_target")
+    service, target = {
+        settings.gateway_port: ("cra.search.v1.SearchService", settings.gateway_target),
+        settings.embedding_port: ("cra.embedding.v1.EmbeddingService", settings.embedding_target),
+        settings.ingest_port: ("cra.ingest.v1.IngestService", settings.ingest_target),
+    }[port]
     with rpc.open_channel(
         f"ipv4:127.0.0.1:{port}",
-        SERVICES[name],
+        service,
         tls=settings.client_tls,
         authority=rpc.authority_of(target),
     ) as channel:
@@ -39,7 +36,7 @@ def is_serving(name: str, settings: Settings, timeout: float) -> bool:
 
 def main() -> None:
     """Ask once."""
-    sys.exit(not is_serving(sys.argv[1], Settings.load(), timeout=4))
+    sys.exit(not is_serving(int(sys.argv[1]), Settings.load(), timeout=4))
 
 
 if __name__ == "__main__":

@@ -124,7 +124,10 @@ def object_store(folder: Path, events_port: int | None = None) -> Iterator[Setti
         event_token=SecretStr("tests-events"),
     )
     local = LocalSettings(data_dir=folder, s3_port=ports[0])
-    parts.configure(settings, local, {"CRA_REDIS_PORT": str(ports[2])})
+    # Tests make buckets, so they are the admin.
+    users = parts.s3_users(parts.S3User("operator", "operator-secret").take(settings))
+    users["admin"] = parts.S3User("tests", "tests-secret")
+    parts.configure(settings, local, {"CRA_REDIS_PORT": str(ports[2])}, users)
     command = [str(Path(sys.executable).parent / "weed"), "server"]
     command += [f"-options={folder}/s3/weed.options"]
     command = ["sh", "-c", f'cd {folder}/s3 && exec "$@"', "sh", *command]

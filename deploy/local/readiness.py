@@ -28,9 +28,9 @@ def probes(settings: Settings, local: LocalSettings) -> dict[str, Callable[[], b
         "s3": lambda: _buckets(settings),
         "milvus": lambda: _listens(local.milvus_port),
         "events": lambda: _http(f"http://127.0.0.1:{settings.events_port}/healthz"),
-        "embedding": lambda: is_serving("embedding", settings, _PROBE_SECONDS),
-        "ingest": lambda: is_serving("ingest", settings, _PROBE_SECONDS),
-        "gateway": lambda: is_serving("gateway", settings, _PROBE_SECONDS),
+        "embedding": lambda: is_serving(settings.embedding_port, settings, _PROBE_SECONDS),
+        "ingest": lambda: is_serving(settings.ingest_port, settings, _PROBE_SECONDS),
+        "gateway": lambda: is_serving(settings.gateway_port, settings, _PROBE_SECONDS),
     }
 
 

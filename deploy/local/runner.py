@@ -126,7 +126,7 @@ class _Kept:
         try:
             process = subprocess.Popen(  # noqa: S603  what the Procfile says
                 command,
-                env=dict(self._env),
+                env=self._variables(),
                 cwd=self._cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -147,6 +147,10 @@ class _Kept:
         kill_group(process.pid)
         reader.join(5)
         return code, _outcome(code)
+
+    def _variables(self) -> dict[str, str]:
+        merged = {**self._env, **self.part.own}
+        return {name: value for name, value in merged.items() if value is not None}
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None  # noqa: S101  for the type checker

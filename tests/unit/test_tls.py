@@ -199,7 +199,7 @@ def test_health_is_asked_over_tls(ours: Authority) -> None:
             gateway_target=f"dns:///gateway.test:{server.port}",
             **ours.client(),  # type: ignore[arg-type]
         )
-        wait_until(lambda: is_serving("gateway", settings, 5.0), "it is ready")
+        wait_until(lambda: is_serving(server.port, settings, 5.0), "it is ready")
 
 
 @pytest.mark.parametrize(
