@@ -1,6 +1,7 @@
 """Settings of every service: read once, typed, checked at start. `CRA_NAME` sets `name`."""
 
 import re
+import urllib.parse
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -236,7 +237,10 @@ class Settings(EnvironmentSettings):
     milvus_timeout: float = Field(10.0, gt=0, le=600, description="seconds for one request to it")
 
     redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="broker, waiting line and failure list"
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="broker, waiting line and failure list; over TLS: "
+        "`rediss://HOST:PORT/0?ssl_cert_reqs=required`, `&ssl_ca_certs=FILE` for an authority of "
+        "one's own",
     )
     event_token: Token = Field(
         SecretStr(""), description="bearer token of bucket events; empty: every event is refused"
@@ -301,6 +305,16 @@ class Settings(EnvironmentSettings):
     def _keep_apart(cls, value: str, info: ValidationInfo) -> str:
         if value in info.data.get("buckets", ()):
             raise ValueError("is among CRA_BUCKETS; releases are never ingested")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis(cls, value: SecretStr) -> SecretStr:
+        url = urllib.parse.urlsplit(value.get_secret_value())
+        asked = urllib.parse.parse_qs(url.query).get("ssl_cert_reqs")
+        if url.scheme == "rediss" and asked != ["required"]:
+            # Celery then takes any certificate, and the password goes to whoever shows one.
+            raise ValueError("rediss:// needs ?ssl_cert_reqs=required")
         return value
 
     @field_validator("tls_key", "tls_client_key")

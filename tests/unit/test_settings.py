@@ -63,6 +63,8 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
         ("release_poll_seconds", "0"),
         ("max_releases", "0"),
         ("event_token", "令牌"),
+        ("redis_url", "rediss://redis:6379/0"),
+        ("redis_url", "rediss://redis:6379/0?ssl_cert_reqs=none"),
         ("service_token", "two words"),
     ],
 )
