@@ -57,7 +57,7 @@ def known(ring: KeyRing, key: str) -> bool:
 def test_a_key_is_shown_once_and_kept_as_its_digest(file: Path) -> None:
     """The command prints the key alone on stdout; neither the file nor `list` holds it.
 
-    Break: write the key instead of `digest_of(secret)`.
+    Break: leave `exclude={"sha256"}` out of `list`.
     """
     key = add(file, "web", "--bucket", "images", "--bucket", "plans", "--rate", "2.5")
     assert key.startswith("cra_")
@@ -156,7 +156,7 @@ def test_the_command_says_what_is_wrong(arguments: list[str], told: str, file: P
 def test_a_bad_file_is_refused_at_the_start(content: str | None, told: str, file: Path) -> None:
     """What is missing, torn or misspelt never becomes an open door, and shows no key.
 
-    Break: `include_input=True`, or no `extra="forbid"` (a misspelt scope would be none at all).
+    Break: `error` itself in the message, or no `extra="forbid"` (a misspelt scope would be none).
     """
     if content is not None:
         file.write_text(content)
