@@ -192,6 +192,7 @@ class Runner:
     ) -> None:
         self._console = Console(max(len(part.name) for part in parts))
         self._changed_lock = threading.Lock()
+        self._unreported = False
         self._report = changed
         self._last = frozenset(last)
         colours = get_colours()
@@ -228,7 +229,8 @@ class Runner:
     def wait(self) -> None:
         """Wait until asked to stop."""
         while not self._asked.wait(1):  # in pieces, so that signals are seen
-            pass
+            if self._unreported:
+                self._changed()
 
     def stop(self) -> None:
         """Stop every part and wait until all are gone: SIGTERM, each part's grace, SIGKILL."""
@@ -259,7 +261,14 @@ class Runner:
 
     def _changed(self) -> None:
         with self._changed_lock:
-            self._report([kept.state for kept in self._kept])
+            try:
+                self._report([kept.state for kept in self._kept])
+            except OSError as error:  # such as a full disk; no reason to keep nothing running
+                if not self._unreported:
+                    self.say(f"the state of the stack cannot be written: {error}")
+                self._unreported = True
+            else:
+                self._unreported = False
 
 
 def _outcome(code: int) -> str:
