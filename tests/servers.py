@@ -40,14 +40,16 @@ def free_ports(count: int) -> list[int]:
     raise RuntimeError("no free ports")
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    """Return when `condition` holds; fail when it does not within `seconds`."""
+def wait_until(
+    condition: Callable[[], bool], what: str, seconds: float = 30.0, every: float = 0.05
+) -> None:
+    """Return when `condition` holds, asked `every` so often; fail after so many `seconds`."""
     pause = threading.Event()
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds:g} s: {what}")
-        pause.wait(0.05)
+        pause.wait(every)
 
 
 @contextlib.contextmanager
