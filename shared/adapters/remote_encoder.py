@@ -26,6 +26,9 @@ from cra.shared.tls import ClientTls
 
 SERVICE = "cra.embedding.v1.EmbeddingService"
 
+MODELS_WITHIN = 5.0
+"""Seconds for what is a look-up in the service's memory; every query waits for it now and then."""
+
 _PRIORITIES = {
     Priority.INTERACTIVE: pb.PRIORITY_INTERACTIVE,
     Priority.BULK: pb.PRIORITY_BULK,
@@ -117,7 +120,8 @@ class RemoteEncoder:
         return self._embed_images(items, priority, timeout)
 
     def models(self) -> Models:
-        answer = self._call(self._stub.ListModels, pb.ListModelsRequest(), None)
+        timeout = min(self._timeout, MODELS_WITHIN)
+        answer = self._call(self._stub.ListModels, pb.ListModelsRequest(), timeout)
         tower = answer.image_tower
         return Models(
             image_tower=ImageTowerInfo(
