@@ -33,6 +33,10 @@ def status(settings: Settings, refresh: bool, as_json: bool) -> None:
     out.print(_counts(response))
     for problem in response.down:
         err.print(Text.assemble(("down", "red"), f": {problem}"))
+    if response.last_reconcile.stopped:
+        err.print(
+            Text.assemble(("reconcile stopped", "red"), f": {response.last_reconcile.stopped}")
+        )
 
 
 @click.command()
