@@ -273,6 +273,13 @@ class Settings(EnvironmentSettings):
     max_losses: int = Field(
         3, ge=1, le=100, description="workers that an object may take down before it fails"
     )
+    max_tries: int = Field(
+        10,
+        ge=1,
+        le=1000,
+        description="failures of an object by itself, while others get through, before it is on "
+        "the failure list",
+    )
     max_object_bytes: int = Field(
         64 * 2**20, ge=1, le=2**31, description="larger objects fail without being downloaded"
     )

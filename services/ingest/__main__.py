@@ -11,10 +11,10 @@ from cra.services.ingest.ledger import Ledger
 from cra.services.ingest.receiver import create_receiver
 from cra.services.ingest.reconcile import Reconciler
 from cra.services.ingest.servicer import CHANGING, SERVICE, IngestServicer
+from cra.services.ingest.sync import check_parts
 from cra.shared.adapters.object_store import S3ObjectStore
 from cra.shared.adapters.remote_encoder import RemoteEncoder
 from cra.shared.adapters.vector_store import MilvusVectorStore
-from cra.shared.domain import ObjectRef
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.server import Server, run_service
 from cra.shared.settings import Settings
@@ -44,10 +44,7 @@ def main(settings: Settings) -> None:
 
     def ready() -> None:
         ledger.ping()
-        objects.check()
-        tower = encoder.models().image_tower
-        vectors.ensure_collection(tower.fingerprint, tower.dimension)
-        vectors.fetch(tower.fingerprint, [ObjectRef(settings.buckets[0], "readiness")])
+        check_parts(objects, vectors, encoder)
 
     receiver = uvicorn.Server(
         uvicorn.Config(
