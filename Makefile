@@ -10,7 +10,7 @@ CN_CLIP := cn_clip==1.6.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down status test test-all check bench miniature ablation proto locks install .build/pb
+.PHONY: help demo up down status test test-all check bench faults miniature ablation proto locks install .build/pb
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ check: $(VENV)/.dev .build/pb .build/typing ## lint the contract and the code, c
 
 bench: $(VENV)/.dev ## measure beside the alternatives, in over an hour; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.bench
+
+faults: $(VENV)/.dev ## break every part of the stack while it works, in under an hour; writes docs/faults.md
+	@$(BIN)/python -m tests.faults
 
 miniature: $(VENV)/.local ## tune the text tower on the shipped data with three seeds, in under 15 minutes
 	@$(BIN)/python -m cra.services.training.miniature
