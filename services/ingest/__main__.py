@@ -29,7 +29,7 @@ def main(settings: Settings) -> None:
     encoder = RemoteEncoder.of(settings)
 
     def wake() -> None:
-        tasks.wake(app)
+        tasks.wake(app, ledger)
 
     reconciler = Reconciler(
         objects,

@@ -24,8 +24,12 @@ LOSSES: Final = "cra:losses"  # hash: image_id to how many workers died over it
 RETRIES: Final = "cra:retries"  # hash: image_id to how often it was put back
 BLAMES: Final = "cra:blames"  # hash: image_id to how often it failed by itself
 FAILURES: Final = "cra:failures"  # hash: image_id to a Failure as JSON
+CALLED: Final = "cra:called"  # string, while a call for workers is on its way
 RECONCILE: Final = "cra:reconcile"  # string: the last reconcile as JSON
 SYNCED: Final = "cra:synced:"  # counters, one for each ten seconds
+
+CALL_LASTS: Final = 3.0
+"""Seconds after which a call that no worker has heard is taken for lost."""
 
 LONGEST_PAUSE: Final = 30.0
 """Seconds; the most that a retry is put off."""
@@ -133,6 +137,14 @@ class Ledger:
             return 0
         # LT: one that waits for a later retry is taken now.
         return int(_call(lambda: self._redis.zadd(WAITING, line, lt=True)))
+
+    def call(self) -> bool:
+        """Return whether workers are to be called; not while an earlier call is on its way."""
+        return bool(_call(lambda: self._redis.set(CALLED, 1, nx=True, px=round(CALL_LASTS * 1000))))
+
+    def heard(self) -> None:
+        """Note that a worker has come: who calls now calls another."""
+        _call(lambda: self._redis.delete(CALLED))
 
     def claim(self, limit: int) -> Claim:
         """Take up to `limit` objects that are due, those in line longest first."""

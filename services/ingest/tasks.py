@@ -59,12 +59,17 @@ def create_app(settings: Settings) -> Celery:
     return app
 
 
-def wake(app: Celery) -> None:
-    """Ask for the line to be worked off.
+def wake(app: Celery, ledger: Ledger) -> None:
+    """Ask for the line to be worked off, unless somebody has and no worker has heard it yet.
+
+    A call for each event would make a line of its own, longer than that of the objects, and a
+    reconcile would wait at its end until it is too old to be done.
 
     Raises:
         UnavailableError: the broker did not take it.
     """
+    if not ledger.call():
+        return
     try:
         app.send_task(DRAIN, ignore_result=True, retry=False)
     except (OperationalError, OSError) as error:
@@ -80,6 +85,7 @@ def drain(
 ) -> bool:
     """Work off the line for up to `seconds`; return whether there may be more."""
     end = time.monotonic() + seconds
+    ledger.heard()
     while time.monotonic() < end:
         claim = ledger.claim(settings.ingest_batch)
         if not claim.refs:

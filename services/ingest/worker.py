@@ -39,7 +39,7 @@ class _Parts:
             self.ledger,
             settings.buckets,
             settings.max_deletion_share,
-            wake=lambda: tasks.wake(app),
+            wake=lambda: tasks.wake(app, self.ledger),
         )
 
 
@@ -68,7 +68,7 @@ def drain(self: Any) -> None:
         parts = _parts()
         try:
             if tasks.drain(parts.ledger, parts.synchronizer, parts.objects, settings):
-                tasks.wake(app)
+                tasks.wake(app, parts.ledger)
         except UnavailableError as error:
             # What was held goes back in line when its lease is over.
             structlog.get_logger().warning("the line does not answer", problem=error.message)

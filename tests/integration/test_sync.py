@@ -11,6 +11,7 @@ import redis
 from minio import Minio
 from minio.commonconfig import CopySource
 from minio.deleteobjects import DeleteObject
+from pydantic import SecretStr
 
 from cra.services.ingest import tasks
 from cra.services.ingest.ledger import Ledger
@@ -403,6 +404,25 @@ def test_an_object_that_takes_workers_down_fails(world: World) -> None:
     (failure,) = world.ledger.failures()
     assert (failure.ref, failure.reason, failure.attempts) == (A, "worker_lost", 3)
     assert world.ledger.waiting() == set()
+
+
+def test_workers_are_called_once_until_one_has_come(world: World) -> None:
+    """However many events there are, no line of calls builds up before the reconcile.
+
+    Break: `wake` that does not ask the ledger.
+    """
+    app = tasks.create_app(
+        world.settings.model_copy(update={"redis_url": SecretStr(world.redis_url)})
+    )
+    with redis.Redis.from_url(world.redis_url) as client:
+        for _ in range(50):
+            tasks.wake(app, world.ledger)
+        assert client.llen("celery") == 1
+        world.drain()  # one has come
+        for _ in range(50):
+            tasks.wake(app, world.ledger)
+        assert client.llen("celery") == 2
+        assert 0 < client.pttl("cra:called") <= 3000  # one that is lost is not waited for
 
 
 def test_reconcile_finds_what_events_missed(world: World) -> None:
