@@ -28,8 +28,9 @@ CALLED: Final = "cra:called"  # string, while a call for workers is on its way
 RECONCILE: Final = "cra:reconcile"  # string: the last reconcile as JSON
 SYNCED: Final = "cra:synced:"  # counters, one for each ten seconds
 
-CALL_LASTS: Final = 3.0
-"""Seconds after which a call that no worker has heard is taken for lost."""
+CALL_LASTS: Final = 60.0
+"""Seconds after which a call that no worker has heard is taken for lost. Calls that wait while
+workers are busy are not lost, and the tick looks at the line meanwhile."""
 
 LONGEST_PAUSE: Final = 30.0
 """Seconds; the most that a retry is put off."""

@@ -38,8 +38,8 @@ def main() -> None:
     kept: dict[str, dict[str, Any]] = {}
     if options.names and file.is_file():  # what is not run again stands
         kept = {row["name"]: row for row in json.loads(file.read_text("utf-8"))["rows"]}
-    # It says with every count that Milvus Lite has no time of its own.
-    logging.getLogger("pymilvus").setLevel(logging.ERROR)
+    # It prints a traceback of each call that fails, before it raises it.
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     about = {"operations": f"{options.operations} a fault", "Milvus": options.milvus, **machine()}
     ran: list[rows.Row] = []
     table = ""
