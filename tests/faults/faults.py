@@ -285,7 +285,7 @@ def mass_deletion(stand: Stand) -> Hitting:
         stopped = stand.next_reconcile()
         assert "allow mass deletion" in stopped, f"the reconcile did not stop: {stopped!r}"
     assert gone <= stand.indexed(), "vectors were removed unasked"
-    assert stand.stack.status().orphaned == len(gone)
+    assert stand.stack.status().orphaned >= len(gone)
     shown = stand.stack.cra("status")
     assert "reconcile stopped" in shown.stderr, shown.stderr
     answer = stand.stack.cra("reconcile", "--allow-mass-deletion")

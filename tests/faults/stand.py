@@ -297,10 +297,18 @@ class Stand:
         return found[0].stopped
 
     def delete_share(self, share: float) -> set[str]:
-        """Delete this share of what is there, anchors aside; return the keys that were indexed."""
+        """Delete this share of what is there, anchors aside.
+
+        Returns the keys that were indexed, without those in line: a worker looks at them anyway.
+        """
         keys = sorted(key for key in self.record.there if key not in self.anchors)
         gone = set(keys[: round(share * len(keys))])
-        indexed = gone & self.indexed()
+        in_line = {
+            image_id.removeprefix(f"{BUCKET}/")
+            for line in ("cra:waiting", "cra:claimed")
+            for image_id in self.redis.zrange(line, 0, -1)
+        }
+        indexed = (gone & self.indexed()) - in_line
         for key in gone:
             Writer(self.bucket, self.record, 0, 0).delete(key)
         return indexed
