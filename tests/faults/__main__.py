@@ -7,6 +7,7 @@ import argparse
 import importlib.util
 import json
 import logging
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -40,6 +41,8 @@ def main() -> None:
         kept = {row["name"]: row for row in json.loads(file.read_text("utf-8"))["rows"]}
     # It prints a traceback of each call that fails, before it raises it.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    # So that the stack and the disk go when it is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     about = {"operations": f"{options.operations} a fault", "Milvus": options.milvus, **machine()}
     ran: list[rows.Row] = []
     table = ""
