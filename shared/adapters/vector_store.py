@@ -5,7 +5,6 @@ metadata as hex digests, so that there is nothing to escape and nothing to break
 """
 
 import hashlib
-import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -80,7 +79,7 @@ def ef_of(rows: Sequence[int], limit: int) -> int:
     """
     segments = max(1, len(rows))
     graph: float = 128 * (max(1, sum(rows)) / segments / 10_000) ** 0.3
-    return max(EF_LEAST, round(graph / math.sqrt(segments)), limit + limit // 4)
+    return max(EF_LEAST, round(graph / segments**0.4), limit + limit // 4)
 
 
 def expression(where: SearchFilter) -> str:
