@@ -10,7 +10,7 @@ CN_CLIP := cn_clip==1.6.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down status test test-all check bench load miniature ablation proto install .build/pb
+.PHONY: help demo up down status test test-all check bench faults load miniature ablation proto locks install .build/pb
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ check: $(VENV)/.dev .build/pb .build/typing ## lint the contract and the code, c
 bench: $(VENV)/.dev ## measure beside the alternatives, in over an hour; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.bench
 
+faults: $(VENV)/.dev ## break every part of the stack while it works, in under an hour; writes docs/faults.md
+	@$(BIN)/python -m tests.faults
+
 load: $(VENV)/.dev ## overload, restart and soak the services, in under 50 minutes; writes docs/load.md
 	@$(BIN)/python -m tests.load
 
@@ -55,6 +58,20 @@ ablation: $(VENV)/.local ## change one part of the recipe at a time, in under tw
 proto: .build/pb ## generate shared/pb from proto/
 	rm -rf shared/pb/cra
 	cp -r .build/pb/cra shared/pb/cra
+
+# Every package of an image with its hashes; torch apart, since it comes from several indexes.
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --custom-compile-command 'make locks'
+
+locks: $(VENV)/.dev ## renew deploy/locks, which pin what the images are made of
+	$(PIP) 'uv==0.13.9'
+	$(LOCK) --extra gateway pyproject.toml -o deploy/locks/gateway.txt
+	$(LOCK) --extra ingest pyproject.toml -o deploy/locks/ingest.txt
+	printf 'torch\ntorchvision\n' > .build/torch.txt
+	$(LOCK) --extra embedding --excludes .build/torch.txt pyproject.toml -o deploy/locks/embedding.txt
+	grep -ohE 'torch(vision)?==[0-9.]+' pyproject.toml | $(LOCK) - -o deploy/locks/torch.txt
+	echo '$(CN_CLIP)' | $(LOCK) --no-deps - -o deploy/locks/cn_clip.txt
+	sed -n 's/^requires = \["\(setuptools.*\)"\]/\1/p' pyproject.toml | $(LOCK) - -o deploy/locks/build.txt
 
 install: $(VENV)/.dev ## install everything that development needs
 

@@ -2,7 +2,8 @@
 
 `healthcheck.py PORT`: the gRPC server on this port of this host does its job. `healthcheck.py
 --works PORT`: it works itself, whatever it depends on; if not, start it again. `healthcheck.py
---works FILE`: so does the process that touches this file.
+--works FILE`: so does the process that touches this file. Under TLS a server's certificate must
+name the host of the service's target, such as `CRA_GATEWAY_TARGET`.
 """
 
 import sys
@@ -13,7 +14,9 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cra.shared import rpc
 from cra.shared.rpc import LIVENESS
+from cra.shared.settings import Settings
 
 WITHIN: Final = 4.0
 """Seconds for one answer."""
@@ -22,16 +25,32 @@ FRESH: Final = 20.0
 """Seconds since which a file has to have been touched."""
 
 
-def serves(target: str, service: str = "") -> bool:
-    """Tell whether a gRPC server says that it serves; no answer is no."""
-    with grpc.insecure_channel(target) as channel:
+def is_serving(port: int, settings: Settings, name: str = "") -> bool:
+    """Ask a server of ours on this machine, as a client with these settings; no answer is no.
+
+    Args:
+        port: where it listens.
+        settings: which service has which port, and how to speak to it.
+        name: under which health is asked for: LIVENESS, or empty for readiness.
+    """
+    service, target = {
+        settings.gateway_port: ("cra.search.v1.SearchService", settings.gateway_target),
+        settings.embedding_port: ("cra.embedding.v1.EmbeddingService", settings.embedding_target),
+        settings.ingest_port: ("cra.ingest.v1.IngestService", settings.ingest_target),
+    }[port]
+    with rpc.open_channel(
+        f"ipv4:127.0.0.1:{port}",
+        service,
+        tls=settings.client_tls,
+        authority=rpc.authority_of(target),
+    ) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=WITHIN)
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=WITHIN)
         except grpc.RpcError as error:
             # It has so much to do that it takes no more calls: it works.
             full = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            return full and service == LIVENESS
+            return full and name == LIVENESS
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
@@ -43,10 +62,9 @@ def beats(file: Path) -> bool:
 def main() -> None:
     """Ask once."""
     *options, asked = sys.argv[1:]
-    works = options == ["--works"]
     if not asked.isdigit():
         sys.exit(not beats(Path(asked)))
-    sys.exit(not serves(f"127.0.0.1:{asked}", LIVENESS if works else ""))
+    sys.exit(not is_serving(int(asked), Settings.load(), LIVENESS if options else ""))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,14 @@ from typing import Final
 from cra.shared.settings import Settings
 from deploy.local import environment, readiness
 from deploy.local.environment import ROOT, LocalSettings, StackError
-from deploy.local.parts import FOUNDATIONS, configure, read_procfile, redis_server
+from deploy.local.parts import (
+    FOUNDATIONS,
+    S3User,
+    configure,
+    read_procfile,
+    redis_server,
+    s3_users,
+)
 from deploy.local.runner import Runner, install_signals, tail
 from deploy.local.state import PartState, StackState, StateFile, birth_of, is_alive
 
@@ -36,21 +43,22 @@ def up() -> None:
     environment.check_ports(settings, local)
     server = redis_server(local.data / "redis")
     env = environment.build(settings, local) | {"CRA_REDIS_SERVER": server}
-    configure(settings, local, env)
+    users = s3_users(settings)
+    configure(settings, local, env, users)
     published = environment.publish(local, env)
     settings = environment.join(local)
 
     def record(parts: list[PartState]) -> None:
         file.write(StackState(os.getpid(), birth_of(os.getpid()), parts))
 
-    parts = read_procfile(env, settings.drain_seconds)
+    parts = read_procfile(env, settings.drain_seconds, users)
     works = readiness.signs_of_life(settings)
     runner = Runner(parts, env, ROOT, local.data / "logs", FOUNDATIONS, record, works)
     install_signals(runner)
     record([])
     stopping = threading.Event()
     watcher = threading.Thread(
-        target=_announce, args=(runner, settings, local, stopping), daemon=True
+        target=_announce, args=(runner, settings, local, users["admin"], stopping), daemon=True
     )
     runner.say(f"logs are kept in {local.data / 'logs'}; for `cra` in another shell:")
     runner.say(f"    export CRA_ENV_FILE={published}")
@@ -159,9 +167,13 @@ def status() -> bool:
 
 
 def _announce(
-    runner: Runner, settings: Settings, local: LocalSettings, stopping: threading.Event
+    runner: Runner,
+    settings: Settings,
+    local: LocalSettings,
+    admin: S3User,
+    stopping: threading.Event,
 ) -> None:
-    for bucket in readiness.make_buckets(settings, stopping.is_set):
+    for bucket in readiness.make_buckets(admin.take(settings), stopping.is_set):
         runner.say(f"made the bucket {bucket}")
     questions = readiness.probes(settings, local)
     began = time.monotonic()

@@ -7,7 +7,7 @@ with SearchClient("dns:///gateway:50051") as client:
 
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import grpc
 
@@ -15,6 +15,10 @@ from cra.search.v1 import search_pb2 as pb
 from cra.search.v1 import search_pb2_grpc as pb_grpc
 from cra.shared import rpc
 from cra.shared.errors import ResourceExhaustedError, UnavailableError
+from cra.shared.tls import ClientTls
+
+if TYPE_CHECKING:  # settings need more than a client is installed with
+    from cra.shared.settings import Settings
 
 SERVICE: Final = "cra.search.v1.SearchService"
 
@@ -27,19 +31,36 @@ class SearchClient:
 
     Args:
         target: where the gateway is, such as `dns:///gateway:50051`.
-        token: sent as a bearer token, if not empty.
+        api_key: shown to the gateway, if not empty.
         timeout: seconds for one call; longer than the gateway waits for its own parts, so that
             the error names the one that is slow.
         tries: times that `search` and `call` are tried while the gateway has too much to do or
             cannot be reached, each after the pause that it asks for.
+        tls: files of PEM certificates, to speak TLS; plaintext if None.
+
+    Raises:
+        FailedPreconditionError: a file of `tls` cannot be read or does not hold what it should.
     """
 
-    def __init__(self, target: str, token: str = "", timeout: float = 15.0, tries: int = 1) -> None:
+    def __init__(
+        self,
+        target: str,
+        api_key: str = "",
+        timeout: float = 15.0,
+        tries: int = 1,
+        tls: ClientTls | None = None,
+    ) -> None:
         self._server = f"the gateway at {target}"
-        self._channel = rpc.open_channel(target, SERVICE, token)
+        self._channel = rpc.open_channel(target, SERVICE, api_key, tls)
         self._stub = pb_grpc.SearchServiceStub(self._channel)
         self._timeout = timeout
         self._tries = tries
+
+    @classmethod
+    def of(cls, settings: "Settings", timeout: float = 15.0, tries: int = 1) -> Self:
+        """Return a client of the gateway that settings name."""
+        key = settings.api_key.get_secret_value()
+        return cls(settings.gateway_target, key, timeout, tries, settings.client_tls)
 
     def __enter__(self) -> Self:
         return self

@@ -126,7 +126,10 @@ class IndexEntry:
 class SearchFilter:
     """Restricts a search; what is set must hold all together."""
 
+    scope: tuple[str, ...] = ()
+    """Buckets that the caller may see at all."""
     buckets: tuple[str, ...] = ()
+    """Buckets that it asks for."""
     key_prefix: str = ""
     metadata: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """For each name, the values of which one must be there."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from cra.shared import errors
+from cra.shared.tls import ClientTls
 
 MAX_MESSAGE_BYTES: Final = {
     "cra.search.v1.SearchService": 16 * 2**20,
@@ -133,6 +135,11 @@ _SILENCE: Final = {
 }
 """What it means when gRPC itself, and not the server, says so."""
 
+_TLS_PROBLEM: Final = re.compile(
+    r"(?:OPENSSL_internal:|Custom verification check failed with error: \w+: )(.+?)\.?(?:: OK)?$"
+)
+"""Where gRPC's own words tell why there is no TLS connection, as far as the client can see it."""
+
 
 def from_rpc_error(error: grpc.RpcError, server: str) -> errors.CraError:
     """Return the domain error behind a failed call.
@@ -149,7 +156,10 @@ def from_rpc_error(error: grpc.RpcError, server: str) -> errors.CraError:
     except (ValueError, DecodeError):  # something between us and the server has changed the status
         status = None
     if status is None and code in _SILENCE:  # gRPC's own words are of addresses and sockets
+        reason = _TLS_PROBLEM.search(message)
         message = f"{server} {_SILENCE[code]}"
+        if reason:
+            message += f": TLS: {reason[1]}"
     field, problem, retry_after = "", message, 1.0
     for packed in status.details if status is not None else ():
         bad_request = error_details_pb2.BadRequest()
@@ -269,7 +279,21 @@ class _AddMetadata(
         return continuation(self._extend(details), requests)
 
 
-def open_channel(target: str, service: str, token: str = "") -> grpc.Channel:
+def authority_of(target: str) -> str:
+    """Return the `host:port` that the servers of a target are known by; empty for addresses."""
+    scheme, sign, rest = target.partition(":")
+    if scheme in {"ipv4", "ipv6", "unix", "unix-abstract"} or not sign:
+        return ""
+    return rest.rpartition("/")[2] if scheme == "dns" else target
+
+
+def open_channel(
+    target: str,
+    service: str,
+    token: str = "",
+    tls: ClientTls | None = None,
+    authority: str = "",
+) -> grpc.Channel:
     """Open a channel to a service, balanced over its replicas; it connects when first used.
 
     Calls that find no server are tried again up to four times, as long as their deadline allows.
@@ -278,6 +302,12 @@ def open_channel(target: str, service: str, token: str = "") -> grpc.Channel:
         target: such as `dns:///gateway:50051`.
         service: full name of the service, for its message limit.
         token: sent as a bearer token with each call, if not empty.
+        tls: to speak TLS; plaintext if None.
+        authority: `host:port` that the server is known by, if that is not in the target; its
+            certificate must name the host.
+
+    Raises:
+        FailedPreconditionError: a file of `tls` cannot be read or does not hold what it should.
     """
     config = {
         "loadBalancingConfig": [{"round_robin": {}}],
@@ -297,18 +327,22 @@ def open_channel(target: str, service: str, token: str = "") -> grpc.Channel:
         ],
     }
     limit = MAX_MESSAGE_BYTES[service]
-    channel = grpc.insecure_channel(
-        target,
-        options=[
-            ("grpc.service_config", json.dumps(config)),
-            ("grpc.max_send_message_length", limit),
-            ("grpc.max_receive_message_length", limit),
-            ("grpc.keepalive_time_ms", round(KEEPALIVE * 1000)),
-            # A server that is back is found again before the last try of a call that needs it, so
-            # that the next one may be restarted; the default waits two minutes.
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1_000),
-        ],
+    options: list[tuple[str, str | int]] = [
+        ("grpc.service_config", json.dumps(config)),
+        ("grpc.max_send_message_length", limit),
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.keepalive_time_ms", round(KEEPALIVE * 1000)),
+        # A server that is back is found again before the last try of a call that needs it, so
+        # that the next one may be restarted; the default waits two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+    ]
+    if authority:
+        options.append(("grpc.default_authority", authority))
+    channel = (
+        grpc.secure_channel(target, tls.credentials(), options)
+        if tls
+        else grpc.insecure_channel(target, options)
     )
     credentials = [("authorization", f"Bearer {token}")] if token else []
     return grpc.intercept_channel(channel, _AddMetadata(credentials))

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from dataclasses import dataclass
 from typing import Any, Final
@@ -182,7 +182,11 @@ class _Boundary(grpc.ServerInterceptor):
     """Around every call: credentials, bounds on calls at once, ids in logs, errors to statuses."""
 
     def __init__(
-        self, max_calls: int, tokens: Mapping[str, str], longest: Mapping[str, float]
+        self,
+        max_calls: int,
+        tokens: Mapping[str, str],
+        check: Callable[[str, str], object],
+        longest: Mapping[str, float],
     ) -> None:
         self._max_calls = max_calls
         # A stream stays for as long as its caller likes; they must not be all there is.
@@ -190,16 +194,23 @@ class _Boundary(grpc.ServerInterceptor):
         self._running = self._streams = 0
         self._changed = threading.Condition()
         self._tokens = tokens
+        self._check = check
         self._paces = {method: _Pace(seconds) for method, seconds in longest.items()}
         self.arrivals = _Arrivals(max(1, max_calls // 2))
         self.refused = 0
         """Calls that were too many; about, since nothing guards it."""
 
     def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
-        handler = continuation(details)
         method: str = details.method
-        if handler is None or not method.startswith("/cra."):
-            return handler
+        if not method.startswith("/cra."):
+            return continuation(details)
+        try:
+            self._authenticate(method, authorization_of(details.invocation_metadata))
+        except CraError as error:
+            return self._refusal(error, method)
+        handler = continuation(details)
+        if handler is None:
+            return None
         # gRPC awaits a single message before it calls anything of ours, for as long as that takes.
         # As a stream of one, it is awaited here.
         wrap, make = (
@@ -235,14 +246,30 @@ class _Boundary(grpc.ServerInterceptor):
 
         return call
 
-    def check(self, method: str, context: grpc.ServicerContext) -> None:
-        """Check credentials, and that there is a slot, before anything is read."""
+    def _authenticate(self, method: str, authorization: str) -> None:
         token = self._tokens.get(method.split("/")[1]) or self._tokens.get(method)
-        if token:
-            given = dict(context.invocation_metadata()).get("authorization", "")
-            given = given.decode() if isinstance(given, bytes) else given
-            if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-                raise UnauthenticatedError("service credentials are needed")
+        if token and not hmac.compare_digest(
+            authorization.encode(errors="replace"), f"Bearer {token}".encode()
+        ):
+            raise UnauthenticatedError("service credentials are needed")
+        self._check(method, authorization)
+
+    def _refusal(self, error: CraError, method: str) -> Any:
+        """Return a handler that answers an error, whatever the method and without reading on.
+
+        Who may not call has no message read, which may be large or broken.
+        """
+
+        def refuse(_requests: object, context: grpc.ServicerContext) -> Iterator[Any]:
+            call = _Call(self, method, context)
+            call.begin()
+            call.abort(error)
+            yield
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+    def check_room(self) -> None:
+        """Refuse a call for which there is no slot, before its message is read."""
         with self._changed:
             self._check_room()
 
@@ -312,7 +339,8 @@ class _Call:
         self._stream = stream
         self._admitted = False
 
-    def __enter__(self) -> Callable[[], None]:
+    def begin(self) -> None:
+        """Bind what the log lines of the call have in common."""
         self._start = time.perf_counter()
         structlog.contextvars.clear_contextvars()
         given = dict(self._context.invocation_metadata()).get("x-request-id")
@@ -320,10 +348,13 @@ class _Call:
         rpc.request_id.set(request_id)
         rpc.caller.set(rpc.caller_of(self._context))
         structlog.contextvars.bind_contextvars(method=self._method, request_id=request_id)
+
+    def __enter__(self) -> Callable[[], None]:
+        self.begin()
         try:
-            self._boundary.check(self._method, self._context)
+            self._boundary.check_room()
         except CraError as error:
-            self._abort(error)
+            self.abort(error)
         return self._admit
 
     def _admit(self) -> None:
@@ -337,13 +368,14 @@ class _Call:
         if error is None or isinstance(error, GeneratorExit):
             _log.debug("call", code="OK", seconds=seconds)
         elif isinstance(error, CraError):
-            self._abort(error, seconds)
+            self.abort(error, seconds)
         elif not self._context.code():  # type: ignore[attr-defined]
             # No status was set on purpose: it is a bug of ours.
             _log.exception("call failed", seconds=seconds, exc_info=error)
             self._context.abort(grpc.StatusCode.INTERNAL, "internal error; see the service's log")
 
-    def _abort(self, error: CraError, seconds: float = 0.0) -> None:
+    def abort(self, error: CraError, seconds: float = 0.0) -> None:
+        """Log an error and end the call with it."""
         if isinstance(error, ResourceExhaustedError):
             self._boundary.refused += 1
             log = _log.debug  # there may be thousands a second, and each line costs
@@ -389,6 +421,16 @@ class _Health(health.HealthServicer):
         return states(status=states.NOT_SERVING if problem else states.SERVING)
 
 
+def authorization_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """Return the `authorization` header among a call's metadata; empty if there is none."""
+    given = dict(metadata or ()).get("authorization", "")
+    return given.decode(errors="replace") if isinstance(given, bytes) else given
+
+
+def _complain(problem: str) -> None:
+    _log.error("changed certificate files are not used; the last good ones are", problem=problem)
+
+
 class Server:
     """A gRPC server of one service beside standard health and reflection.
 
@@ -399,11 +441,16 @@ class Server:
         add: registers the servicer, such as `add_SearchServiceServicer_to_server` bound to it.
         ready: does the service's own job once and raises if it cannot.
         tokens: bearer token by full service name or method (`/pkg.Service/Method`).
+        check: raises a domain error for a method and an `authorization` header if the call may
+            not be; asked before the request is read, it must not take long.
         works: tells what is wrong with this process itself, whatever it depends on, so that it has
             to be started again; empty if nothing is. What every server has is checked beside it.
         max_calls: at once; those of the settings unless given.
         longest: by method (`/pkg.Service/Method`), seconds that the answer may be expected to take
             when a call is taken; a call whose answer would take longer is refused at once.
+
+    Raises:
+        FailedPreconditionError: the port is taken, or a file of TLS does not hold what it should.
     """
 
     def __init__(
@@ -414,6 +461,7 @@ class Server:
         add: Callable[[grpc.Server], None],
         ready: Callable[[], None],
         tokens: Mapping[str, str] | None = None,
+        check: Callable[[str, str], object] = lambda _method, _authorization: None,
         works: Callable[[], str] = str,
         longest: Mapping[str, float] | None = None,
         max_calls: int | None = None,
@@ -428,7 +476,7 @@ class Server:
         self._works = works
         self._checking_since: float | None = None
         self._watcher = threading.Thread(target=self._watch, name="readiness", daemon=True)
-        self._boundary = _Boundary(max_calls, tokens or {}, longest or {})
+        self._boundary = _Boundary(max_calls, tokens or {}, check, longest or {})
         self._health = _Health(futures.ThreadPoolExecutor(4, "health"), self._what_is_stuck)
         self._set_health(serving=False)
         self._server = grpc.server(
@@ -456,8 +504,14 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (service, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
+        address = f"{settings.host}:{port}"
+        tls = settings.server_tls
         try:
-            self.port: int = self._server.add_insecure_port(f"{settings.host}:{port}")
+            self.port: int = (
+                self._server.add_secure_port(address, tls.credentials(_complain))
+                if tls
+                else self._server.add_insecure_port(address)
+            )
         except RuntimeError as error:
             raise FailedPreconditionError(
                 f"cannot listen on {settings.host}:{port}; is it taken?"

@@ -1,6 +1,7 @@
 """Settings of every service: read once, typed, checked at start. `CRA_NAME` sets `name`."""
 
 import re
+import urllib.parse
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,6 +16,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cra.shared.errors import FailedPreconditionError
+from cra.shared.tls import ClientTls, ServerTls
 
 
 def _check_token(token: SecretStr) -> SecretStr:
@@ -38,9 +40,19 @@ def _check_device(device: str) -> str:
     return device
 
 
+def _check_file(file: str) -> str:
+    if file:
+        try:
+            Path(file).open("rb").close()
+        except OSError as error:
+            raise ValueError(f"{file!r} cannot be read: {error.strerror}") from error
+    return file
+
+
 Token = Annotated[SecretStr, AfterValidator(_check_token)]
 Bucket = Annotated[str, AfterValidator(_check_bucket)]
 Device = Annotated[str, AfterValidator(_check_device)]
+File = Annotated[str, AfterValidator(_check_file)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -57,7 +69,7 @@ class EnvironmentSettings(BaseSettings):
             FailedPreconditionError: names each variable that is wrong, never a secret's value.
         """
         try:
-            return cls(_env_file=env_file)
+            return cls(_env_file=env_file, _secrets_dir=_SecretsFolder.find(env_file))
         except ValidationError as error:
             problems = [
                 f"CRA_{'_'.join(str(part) for part in one['loc']).upper()}: "
@@ -67,8 +79,42 @@ class EnvironmentSettings(BaseSettings):
             raise FailedPreconditionError("; ".join(problems)) from None
 
 
+class _SecretsFolder(BaseSettings):
+    """The one setting that says where others are."""
+
+    model_config = SettingsConfigDict(env_prefix="CRA_", extra="ignore")
+
+    secrets_dir: str = ""
+
+    @classmethod
+    def find(cls, env_file: Path | None) -> str | None:
+        """Return the folder of secrets, or None if there is to be none.
+
+        Raises:
+            FailedPreconditionError: there is no such folder, or a file of it cannot be read.
+        """
+        folder = cls(_env_file=env_file).secrets_dir
+        if not folder:
+            return None
+        try:
+            for file in Path(folder).iterdir():
+                if file.name.upper().startswith("CRA_"):
+                    file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            name = getattr(error, "filename", None) or folder
+            reason = getattr(error, "strerror", None) or "holds what is no UTF-8 text"
+            raise FailedPreconditionError(f"CRA_SECRETS_DIR: {name}: {reason}") from None
+        return folder
+
+
 class Settings(EnvironmentSettings):
     """All settings, each with its meaning."""
+
+    secrets_dir: str = Field(
+        "",
+        description="folder of files, each named as a setting, such as `CRA_SERVICE_TOKEN`, that "
+        "hold its value; the environment wins; empty: none",
+    )
 
     model: str = Field(
         "deploy/models/miniature",
@@ -146,6 +192,32 @@ class Settings(EnvironmentSettings):
     gateway_target: str = Field("dns:///127.0.0.1:50051", description="where clients find Search")
     embedding_target: str = Field("dns:///127.0.0.1:50052", description="where encoders are found")
     ingest_target: str = Field("dns:///127.0.0.1:50053", description="where ingest is found")
+
+    tls_cert: File = Field(
+        "",
+        description="PEM file of the gRPC server's certificate and chain; empty: it speaks "
+        "plaintext",
+    )
+    tls_key: File = Field("", validate_default=True, description="PEM file of its private key")
+    tls_client_ca: File = Field(
+        "",
+        validate_default=True,
+        description="PEM file of the authorities of clients' certificates, which the gRPC server "
+        "then asks for (mutual TLS); empty: it asks for none",
+    )
+    tls_ca: File = Field(
+        "",
+        description="PEM file of the authorities that are trusted where this calls another gRPC "
+        "server; empty: it calls in plaintext",
+    )
+    tls_client_cert: File = Field(
+        "",
+        validate_default=True,
+        description="PEM file of the certificate and chain that is shown there; empty: none",
+    )
+    tls_client_key: File = Field(
+        "", validate_default=True, description="PEM file of its private key"
+    )
     query_cache: int = Field(
         10_000, ge=0, le=1_000_000, description="vectors of texts that a gateway remembers; 0: none"
     )
@@ -183,7 +255,10 @@ class Settings(EnvironmentSettings):
     milvus_timeout: float = Field(10.0, gt=0, le=600, description="seconds for one request to it")
 
     redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="broker, waiting line and failure list"
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="broker, waiting line and failure list; over TLS: "
+        "`rediss://HOST:PORT/0?ssl_cert_reqs=required`, `&ssl_ca_certs=FILE` for an authority of "
+        "one's own",
     )
     event_token: Token = Field(
         SecretStr(""), description="bearer token of bucket events; empty: every event is refused"
@@ -192,6 +267,13 @@ class Settings(EnvironmentSettings):
         SecretStr(""),
         description="bearer token of the embedding service and of ingest's changing calls; "
         "empty: none is asked for",
+    )
+    api_keys_file: str = Field(
+        "",
+        description="file of the API keys that may search, made by `cra keys`; empty: anybody may",
+    )
+    api_key: Token = Field(
+        SecretStr(""), description="API key that `cra` and other clients show the gateway"
     )
     page_key: SecretStr = Field(
         SecretStr(""),
@@ -213,6 +295,13 @@ class Settings(EnvironmentSettings):
     )
     max_losses: int = Field(
         3, ge=1, le=100, description="workers that an object may take down before it fails"
+    )
+    max_tries: int = Field(
+        10,
+        ge=1,
+        le=1000,
+        description="failures of an object by itself, while others get through, before it is on "
+        "the failure list",
     )
     max_object_bytes: int = Field(
         64 * 2**20, ge=1, le=2**31, description="larger objects fail without being downloaded"
@@ -247,3 +336,43 @@ class Settings(EnvironmentSettings):
         if value in info.data.get("buckets", ()):
             raise ValueError("is among CRA_BUCKETS; releases are never ingested")
         return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis(cls, value: SecretStr) -> SecretStr:
+        url = urllib.parse.urlsplit(value.get_secret_value())
+        asked = urllib.parse.parse_qs(url.query).get("ssl_cert_reqs")
+        if url.scheme == "rediss" and asked != ["required"]:
+            # Celery then takes any certificate, and the password goes to whoever shows one.
+            raise ValueError("rediss:// needs ?ssl_cert_reqs=required")
+        return value
+
+    @field_validator("tls_key", "tls_client_key")
+    @classmethod
+    def _pair(cls, value: str, info: ValidationInfo) -> str:
+        cert = str(info.field_name).replace("key", "cert")
+        if cert in info.data and bool(value) != bool(info.data[cert]):
+            raise ValueError(f"must be set if CRA_{cert.upper()} is, and only then")
+        return value
+
+    @field_validator("tls_client_ca", "tls_client_cert")
+    @classmethod
+    def _extend(cls, value: str, info: ValidationInfo) -> str:
+        base = "tls_cert" if info.field_name == "tls_client_ca" else "tls_ca"
+        if value and not info.data.get(base, "bad, and told already"):
+            raise ValueError(f"has no effect without CRA_{base.upper()}")
+        return value
+
+    @property
+    def server_tls(self) -> ServerTls | None:
+        """The files of a gRPC server; None if it speaks plaintext."""
+        if not self.tls_cert:
+            return None
+        return ServerTls(self.tls_cert, self.tls_key, self.tls_client_ca)
+
+    @property
+    def client_tls(self) -> ClientTls | None:
+        """The files of a gRPC client; None if it speaks plaintext."""
+        if not self.tls_ca:
+            return None
+        return ClientTls(self.tls_ca, self.tls_client_cert, self.tls_client_key)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,9 +28,15 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """An S3 server with the bucket `images`, as settings that reach it."""
-    with servers.object_store(tmp_path_factory.mktemp("s3")) as settings:
+def s3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the S3 server keeps its data and its configuration."""
+    return tmp_path_factory.mktemp("s3")
+
+
+@pytest.fixture(scope="session")
+def s3(s3_folder: Path) -> Iterator[Settings]:
+    """An S3 server with the bucket `images`, as settings that reach it and may do everything."""
+    with servers.object_store(s3_folder) as settings:
         yield settings
 
 

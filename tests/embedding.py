@@ -187,10 +187,10 @@ class Service:
         )
         self.target = f"dns:///127.0.0.1:{self.server.port}"
         self.channel = rpc.open_channel(
-            self.target, SERVICE, settings.service_token.get_secret_value()
+            self.target, SERVICE, settings.service_token.get_secret_value(), settings.client_tls
         )
         self.stub = pb_grpc.EmbeddingServiceStub(self.channel)
-        self.encoder = RemoteEncoder(self.target, settings.service_token.get_secret_value(), SOON)
+        self.encoder = RemoteEncoder.of(settings, self.target, SOON)
 
     def start(self) -> None:
         """Begin to serve."""

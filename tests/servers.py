@@ -40,14 +40,16 @@ def free_ports(count: int) -> list[int]:
     raise RuntimeError("no free ports")
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    """Return when `condition` holds; fail when it does not within `seconds`."""
+def wait_until(
+    condition: Callable[[], bool], what: str, seconds: float = 30.0, every: float = 0.05
+) -> None:
+    """Return when `condition` holds, asked `every` so often; fail after so many `seconds`."""
     pause = threading.Event()
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds:g} s: {what}")
-        pause.wait(0.05)
+        pause.wait(every)
 
 
 @contextlib.contextmanager
@@ -124,7 +126,10 @@ def object_store(folder: Path, events_port: int | None = None) -> Iterator[Setti
         event_token=SecretStr("tests-events"),
     )
     local = LocalSettings(data_dir=folder, s3_port=ports[0])
-    parts.configure(settings, local, {"CRA_REDIS_PORT": str(ports[2])})
+    # Tests make buckets, so they are the admin.
+    users = parts.s3_users(parts.S3User("operator", "operator-secret").take(settings))
+    users["admin"] = parts.S3User("tests", "tests-secret")
+    parts.configure(settings, local, {"CRA_REDIS_PORT": str(ports[2])}, users)
     command = [str(Path(sys.executable).parent / "weed"), "server"]
     command += [f"-options={folder}/s3/weed.options"]
     command = ["sh", "-c", f'cd {folder}/s3 && exec "$@"', "sh", *command]

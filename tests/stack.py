@@ -31,12 +31,14 @@ class Stack:
         fields = {name: value for name, value in names.items() if name in Settings.model_fields}
         self.settings = Settings(**fields)  # type: ignore[arg-type]
         self.bucket: Minio = connect(self.settings)
-        self.search = SearchClient(self.settings.gateway_target, timeout=20)
+        self.search = SearchClient.of(self.settings, timeout=20)
         self.ingest = self.ingest_stub(self.settings.service_token.get_secret_value())
 
     def ingest_stub(self, token: str) -> ingest_grpc.IngestServiceStub:
         """Return a stub of the ingest service that sends this token."""
-        channel = rpc.open_channel(self.settings.ingest_target, INGEST, token)
+        channel = rpc.open_channel(
+            self.settings.ingest_target, INGEST, token, self.settings.client_tls
+        )
         return ingest_grpc.IngestServiceStub(channel)
 
     def put(self, key: str, content: bytes, metadata: dict[str, str] | None = None) -> None:

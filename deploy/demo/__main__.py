@@ -142,7 +142,7 @@ def _show(
         gallery.put(zip(keys, pictures, strict=True), lambda: bar.advance(task))
     with phases.phase("wait until all are indexed"):
         _wait_indexed(gallery)
-    with SearchClient(settings.gateway_target, timeout=20, tries=5) as client:
+    with SearchClient.of(settings, timeout=20, tries=5) as client:
         with phases.phase("search"):
             for text in SEARCHES:
                 _console.print(_hits(text, client.search(text, top_k=5, where=where)))

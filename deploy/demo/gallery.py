@@ -35,7 +35,7 @@ class Gallery:
         self.bucket: Final = settings.buckets[0]
         self.pictures: dict[str, Picture] = {}
         self._store: Minio = connect(settings)
-        self._channel = rpc.open_channel(settings.ingest_target, _INGEST)
+        self._channel = rpc.open_channel(settings.ingest_target, _INGEST, tls=settings.client_tls)
         self._ingest = pb_grpc.IngestServiceStub(self._channel)
         self._failed_before = self.status().failed
 

@@ -34,9 +34,7 @@ class Towers:
 
     def __init__(self, settings: Settings) -> None:
         self._store = S3ReleaseStore(settings)
-        self._encoder = RemoteEncoder(
-            settings.embedding_target, settings.service_token.get_secret_value()
-        )
+        self._encoder = RemoteEncoder.of(settings)
         release = self._store.publish(shipped())
         self.tuned: Final = release.name
         models, seconds = self._until(

@@ -49,6 +49,12 @@ class LocalSettings(EnvironmentSettings):
         _port_of("redis_url"), description="port of Redis; the next free one if it is taken"
     )
 
+    local_detour: bool = Field(
+        False,
+        description="services reach the servers at the addresses that are set, where something "
+        "stands between that leads on to the local stack's own",
+    )
+
     @property
     def data(self) -> Path:
         """The data folder, absolute."""
@@ -89,6 +95,8 @@ def derive(settings: Settings, local: LocalSettings) -> dict[str, str]:
         "CRA_S3_ENDPOINT": f"127.0.0.1:{local.s3_port}",
         "CRA_MILVUS_URI": f"http://127.0.0.1:{local.milvus_port}",
     }
+    if local.local_detour:
+        return {name: os.environ.get(name, value) for name, value in derived.items()}
     for name, value in derived.items():
         if os.environ.get(name, value) != value:
             port = name.replace("_TARGET", "_PORT").replace("_ENDPOINT", "_PORT")
@@ -139,6 +147,9 @@ def build(settings: Settings, local: LocalSettings) -> dict[str, str]:
         StackError: the environment contradicts what follows from the ports.
     """
     redis_port = find_free(local.redis_port, set())
+    redis_url = f"redis://127.0.0.1:{redis_port}/0"
+    if local.local_detour:
+        redis_url = os.environ.get("CRA_REDIS_URL", redis_url)
     return {
         **os.environ,
         **derive(settings, local),
@@ -146,7 +157,7 @@ def build(settings: Settings, local: LocalSettings) -> dict[str, str]:
         "CRA_CONVERTED_MODELS": settings.converted_models or str(local.data / "converted"),
         "CRA_HEARTBEAT_FOLDER": str(local.data / "run"),
         "CRA_REDIS_PORT": str(redis_port),
-        "CRA_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
+        "CRA_REDIS_URL": redis_url,
         "PATH": os.pathsep.join([str(_BIN), os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
     }

@@ -3,16 +3,19 @@
 import json
 import os
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from typing import Final
 
 from honcho.environ import parse_procfile
+from pydantic import SecretStr
 
 from cra.shared.settings import Settings
 from deploy.local.environment import ROOT, LocalSettings, StackError
@@ -22,6 +25,32 @@ PROCFILE: Final = ROOT / "deploy" / "Procfile"
 
 FOUNDATIONS: Final = frozenset({"redis", "s3", "milvus"})
 """What the services stand on, and so stops after them."""
+
+POLICIES: Final = ROOT / "deploy" / "s3"
+"""What each user of the object store may do, as S3's policies say it."""
+
+_ROLES: Final = {
+    "embedding": "embedding",
+    "gateway": "gateway",
+    "ingest": "ingest",
+    "worker": "ingest",
+    "beat": "ingest",
+}
+"""Which user of the object store a process is."""
+
+_ACTIONS: Final = {
+    "s3:GetObject": "Read",
+    "s3:ListBucket": "List",
+    "s3:PutObject": "Write",
+    "s3:DeleteObject": "Write",
+}
+"""SeaweedFS's words for what the policies allow."""
+
+_SECRETS: Final = tuple(
+    f"CRA_{name.upper()}"
+    for name, setting in Settings.model_fields.items()
+    if setting.annotation is SecretStr
+)
 
 _AOF_FOLDER_SINCE: Final = 7
 """The first version of Redis that keeps its append-only file as a folder. It reads the older form
@@ -44,10 +73,53 @@ class Part:
     command: tuple[str, ...]
     grace: float
     """Seconds from SIGTERM to SIGKILL."""
+    own: Mapping[str, str | None] = field(default_factory=dict)
+    """Variables of its own; None for those of the stack that it shall not have."""
 
 
-def read_procfile(env: dict[str, str], drain_seconds: float) -> list[Part]:
+@dataclass(frozen=True)
+class S3User:
+    """Credentials of one user of the object store."""
+
+    access_key: str
+    secret_key: str
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The settings that make a process this user."""
+        return {"CRA_S3_ACCESS_KEY": self.access_key, "CRA_S3_SECRET_KEY": self.secret_key}
+
+    def take(self, settings: Settings) -> Settings:
+        """Return settings with these credentials."""
+        return settings.model_copy(
+            update={
+                "s3_access_key": self.access_key,
+                "s3_secret_key": SecretStr(self.secret_key),
+            }
+        )
+
+
+def s3_users(settings: Settings) -> dict[str, S3User]:
+    """Return the users of the object store: one a role, each with what its policy allows.
+
+    The operator's credentials are those of the settings, for `cra` and people; the others are made
+    up at every start and are known to one process each. `admin` makes the buckets.
+    """
+    operator = S3User(settings.s3_access_key, settings.s3_secret_key.get_secret_value())
+    names = ("admin", *sorted(set(_ROLES.values())))
+    made = {name: S3User(name, secrets.token_urlsafe(24)) for name in names}
+    return {**made, "operator": operator}
+
+
+def read_procfile(
+    env: dict[str, str], drain_seconds: float, users: Mapping[str, S3User]
+) -> list[Part]:
     """Return the Procfile's processes with the environment's values in their commands.
+
+    Args:
+        env: of the stack.
+        drain_seconds: that services take to end.
+        users: of the object store; a service gets its own, other people's servers get no secret.
 
     Raises:
         StackError: a command names a variable that is not set.
@@ -58,7 +130,9 @@ def read_procfile(env: dict[str, str], drain_seconds: float) -> list[Part]:
             command = tuple(Template(word).substitute(env) for word in shlex.split(line))
         except KeyError as error:
             raise StackError(f"{PROCFILE}: {name} needs {error}, which is not set") from error
-        parts.append(Part(name, command, _GRACE.get(name, drain_seconds + 10)))
+        grace = _GRACE.get(name, drain_seconds + 10)
+        own = users[_ROLES[name]].variables if name in _ROLES else dict.fromkeys(_SECRETS)
+        parts.append(Part(name, command, grace, own))
     return parts
 
 
@@ -98,12 +172,14 @@ def _major(program: str) -> int:
     return int(version.group(1))
 
 
-def configure(settings: Settings, local: LocalSettings, env: dict[str, str]) -> None:
+def configure(
+    settings: Settings, local: LocalSettings, env: dict[str, str], users: Mapping[str, S3User]
+) -> None:
     """Write the configuration of Redis and of the object store, and make the data folders."""
     for name in ("redis", "s3/logs", "milvus", "beat", "logs", "run"):
         (local.data / name).mkdir(parents=True, exist_ok=True)
     _configure_redis(local.data / "redis", int(env["CRA_REDIS_PORT"]))
-    _configure_s3(local.data / "s3", settings, local, int(env["CRA_REDIS_PORT"]))
+    _configure_s3(local.data / "s3", settings, local, int(env["CRA_REDIS_PORT"]), users)
 
 
 def _configure_redis(folder: Path, port: int) -> None:
@@ -119,18 +195,37 @@ def _configure_redis(folder: Path, port: int) -> None:
     _write(folder / "redis.conf", "".join(f"{name} {value}\n" for name, value in options.items()))
 
 
-def _configure_s3(folder: Path, settings: Settings, local: LocalSettings, redis_port: int) -> None:
-    identity = {
-        "name": "local",
-        "credentials": [
-            {
-                "accessKey": settings.s3_access_key,
-                "secretKey": settings.s3_secret_key.get_secret_value(),
-            }
-        ],
-        "actions": ["Admin"],
-    }
-    _write(folder / "s3.json", json.dumps({"identities": [identity]}, indent=1))
+def _actions(role: str, settings: Settings) -> list[str]:
+    """Return a policy as SeaweedFS says it: `Read:BUCKET` and so on."""
+    buckets = {"images": settings.buckets, "releases": (settings.releases_bucket,)}
+    policy = json.loads((POLICIES / f"{role}.json").read_text())
+    return sorted(
+        {
+            f"{_ACTIONS[action]}:{bucket}"
+            for statement in policy["Statement"]
+            for action in statement["Action"]
+            for resource in statement["Resource"]
+            for bucket in buckets[resource.removeprefix("arn:aws:s3:::").removesuffix("/*")]
+        }
+    )
+
+
+def _configure_s3(
+    folder: Path,
+    settings: Settings,
+    local: LocalSettings,
+    redis_port: int,
+    users: Mapping[str, S3User],
+) -> None:
+    identities = [
+        {
+            "name": name,
+            "credentials": [{"accessKey": user.access_key, "secretKey": user.secret_key}],
+            "actions": ["Admin"] if name == "admin" else _actions(name, settings),
+        }
+        for name, user in users.items()
+    ]
+    _write(folder / "s3.json", json.dumps({"identities": identities}, indent=1))
     prefixes = [f"/buckets/{bucket}/" for bucket in settings.buckets]
     _write(
         folder / "notification.toml",

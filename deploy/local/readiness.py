@@ -13,7 +13,7 @@ import redis
 from cra.shared.adapters import object_store
 from cra.shared.rpc import LIVENESS
 from cra.shared.settings import Settings
-from deploy.healthcheck import beats, serves
+from deploy.healthcheck import beats, is_serving
 from deploy.local.environment import LocalSettings, StackError
 from deploy.local.runner import tail
 from deploy.local.state import StateFile
@@ -30,9 +30,9 @@ def probes(settings: Settings, local: LocalSettings) -> dict[str, Callable[[], b
         "s3": lambda: _buckets(settings),
         "milvus": lambda: _listens(local.milvus_port),
         "events": lambda: _http(f"http://127.0.0.1:{settings.events_port}/healthz"),
-        "embedding": lambda: serves(settings.embedding_target),
-        "ingest": lambda: serves(settings.ingest_target),
-        "gateway": lambda: serves(settings.gateway_target),
+        "embedding": lambda: is_serving(settings.embedding_port, settings),
+        "ingest": lambda: is_serving(settings.ingest_port, settings),
+        "gateway": lambda: is_serving(settings.gateway_port, settings),
     }
 
 
@@ -44,9 +44,9 @@ def signs_of_life(settings: Settings) -> dict[str, Callable[[], bool]]:
     """
     folder = Path(settings.heartbeat_folder)
     return {
-        "embedding": lambda: serves(settings.embedding_target, LIVENESS),
-        "ingest": lambda: serves(settings.ingest_target, LIVENESS),
-        "gateway": lambda: serves(settings.gateway_target, LIVENESS),
+        "embedding": lambda: is_serving(settings.embedding_port, settings, LIVENESS),
+        "ingest": lambda: is_serving(settings.ingest_port, settings, LIVENESS),
+        "gateway": lambda: is_serving(settings.gateway_port, settings, LIVENESS),
         "worker": lambda: beats(folder / "worker"),
         "beat": lambda: beats(folder / "beat"),
     }

@@ -136,7 +136,7 @@ class _Kept:
         try:
             process = subprocess.Popen(  # noqa: S603  what the Procfile says
                 command,
-                env=dict(self._env),
+                env=self._variables(),
                 cwd=self._cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -157,6 +157,10 @@ class _Kept:
         kill_group(process.pid)
         reader.join(5)
         return code, _outcome(code)
+
+    def _variables(self) -> dict[str, str]:
+        merged = {**self._env, **self.part.own}
+        return {name: value for name, value in merged.items() if value is not None}
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
         """Return the exit code, if need be that of killing it because it does not work."""
@@ -220,6 +224,7 @@ class Runner:
         works = works or {}
         self._console = Console(max(len(part.name) for part in parts))
         self._changed_lock = threading.Lock()
+        self._unreported = False
         self._report = changed
         self._last = frozenset(last)
         colours = get_colours()
@@ -265,7 +270,8 @@ class Runner:
     def wait(self) -> None:
         """Wait until asked to stop."""
         while not self._asked.wait(1):  # in pieces, so that signals are seen
-            pass
+            if self._unreported:
+                self._changed()
 
     def stop(self) -> None:
         """Stop every part and wait until all are gone: SIGTERM, each part's grace, SIGKILL."""
@@ -296,7 +302,14 @@ class Runner:
 
     def _changed(self) -> None:
         with self._changed_lock:
-            self._report([kept.state for kept in self._kept])
+            try:
+                self._report([kept.state for kept in self._kept])
+            except OSError as error:  # such as a full disk; no reason to keep nothing running
+                if not self._unreported:
+                    self.say(f"the state of the stack cannot be written: {error}")
+                self._unreported = True
+            else:
+                self._unreported = False
 
 
 def _outcome(code: int) -> str:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from cra.search.v1 import search_pb2 as search_pb
 from cra.services.cli.ingest import failures, reconcile, status
+from cra.services.cli.keys import keys
 from cra.services.cli.releases import releases
 from cra.services.cli.upload import find_uploads, put_all
 from cra.shared.adapters.object_store import call_s3, connect
@@ -117,7 +118,7 @@ def search(
     where = search_pb.Filter(buckets=buckets, key_prefix=prefix)
     for name, value in _pairs(meta):
         where.metadata[name].values.append(value)
-    with SearchClient(settings.gateway_target) as client:
+    with SearchClient.of(settings) as client:
         response = client.search(
             text,
             image=image.read_bytes() if image else None,
@@ -180,7 +181,7 @@ def put(
         sys.exit(1)
 
 
-for _command in (status, failures, reconcile, releases):
+for _command in (status, failures, reconcile, releases, keys):
     main.add_command(_command)
 
 

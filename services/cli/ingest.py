@@ -33,6 +33,10 @@ def status(settings: Settings, refresh: bool, as_json: bool) -> None:
     out.print(_counts(response))
     for problem in response.down:
         err.print(Text.assemble(("down", "red"), f": {problem}"))
+    if response.last_reconcile.stopped:
+        err.print(
+            Text.assemble(("reconcile stopped", "red"), f": {response.last_reconcile.stopped}")
+        )
 
 
 @click.command()
@@ -117,7 +121,10 @@ def _failures(found: Iterable[ingest.Failure]) -> Table:
 
 def _ingest(settings: Settings) -> ingest_grpc.IngestServiceStub:
     channel = rpc.open_channel(
-        settings.ingest_target, SERVICE, settings.service_token.get_secret_value()
+        settings.ingest_target,
+        SERVICE,
+        settings.service_token.get_secret_value(),
+        settings.client_tls,
     )
     return ingest_grpc.IngestServiceStub(channel)
 

@@ -209,7 +209,7 @@ def compare_releases(
     if not asked:
         raise click.UsageError("give --queries FILE or -q TEXT")
     names = [_real_name(settings, name) for name in (first, second)]
-    with SearchClient(settings.gateway_target, timeout=30) as client:
+    with SearchClient.of(settings, timeout=30) as client:
 
         def ask(query: Asked) -> Compared:
             before, after = (

@@ -53,9 +53,8 @@ class Replicas:
     """
 
     def __init__(self, settings: Settings) -> None:
-        token = settings.service_token.get_secret_value()
         self._encoders = {
-            address: RemoteEncoder(address, token, ANSWERS_WITHIN)
+            address: RemoteEncoder.of(settings, address, ANSWERS_WITHIN)
             for address in addresses(settings.embedding_target)
         }
         self.models: dict[str, Models] = {}

@@ -1,6 +1,11 @@
 """Runs the gateway."""
 
+from pathlib import Path
+
+import structlog
+
 from cra.search.v1 import search_pb2_grpc as pb_grpc
+from cra.services.gateway.keys import KeyRing
 from cra.services.gateway.paging import PageTokens
 from cra.services.gateway.query_cache import QueryCache
 from cra.services.gateway.search import SearchEngine
@@ -15,11 +20,7 @@ from cra.shared.telemetry import serve_metrics
 
 def main(settings: Settings) -> None:
     """Serve until SIGTERM, drain."""
-    encoder = RemoteEncoder(
-        settings.embedding_target,
-        settings.service_token.get_secret_value(),
-        settings.encode_timeout,
-    )
+    encoder = RemoteEncoder.of(settings)
     vectors = MilvusVectorStore(settings)
     engine = SearchEngine(
         encoder,
@@ -29,16 +30,22 @@ def main(settings: Settings) -> None:
         QueryCache(settings.query_cache),
     )
     serve_metrics(settings.host, settings.gateway_metrics_port)
-    servicer = SearchServicer(engine, settings.max_calls)
+    keys = KeyRing(Path(settings.api_keys_file)) if settings.api_keys_file else None
+    if keys is None:
+        structlog.get_logger().warning("anybody may search: CRA_API_KEYS_FILE is not set")
+    servicer = SearchServicer(engine, settings.max_calls, keys)
     server = Server(
         settings,
         "cra.search.v1.SearchService",
         settings.gateway_port,
         add=lambda server: pb_grpc.add_SearchServiceServicer_to_server(servicer, server),
         ready=engine.check,
+        check=servicer.check,
         longest={"/cra.search.v1.SearchService/Search": settings.max_wait},
     )
     server.run()
+    if keys:
+        keys.close()
     servicer.close()
     vectors.close()
     encoder.close()

@@ -1,4 +1,4 @@
-"""Page tokens: signed, and bound to query, release, collection and the last hit."""
+"""Page tokens: signed, and bound to query, scope, release, collection and the last hit."""
 
 import base64
 import hashlib
@@ -48,7 +48,8 @@ class PageTokens:
         """Return the position in a token.
 
         Raises:
-            InvalidArgumentError: it is damaged, forged, or made for another query or collection.
+            InvalidArgumentError: it is damaged, forged, or made for another query, collection or
+                scope.
         """
         try:
             raw = base64.urlsafe_b64decode(token[:_MAX_TOKEN].encode())
@@ -60,7 +61,8 @@ class PageTokens:
         signature, payload = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
         if not hmac.compare_digest(signature, self._sign(digest, image_tower, payload)):
             raise InvalidArgumentError(
-                "page_token", "does not fit: it belongs to another query, release or collection"
+                "page_token",
+                "does not fit: it belongs to another query, release, collection or scope",
             )
         return Position(*json.loads(payload))
 

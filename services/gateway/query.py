@@ -1,7 +1,7 @@
 """A search request, checked: what is wrong with it is said here, field by field."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -53,8 +53,12 @@ class Query:
     """Of all that decides the ranking; a page token belongs to one."""
 
 
-def parse(request: pb.SearchRequest) -> Query:
+def parse(request: pb.SearchRequest, scope: tuple[str, ...] = ()) -> Query:
     """Check a request.
+
+    Args:
+        request: as it came.
+        scope: buckets to which its caller is restricted; empty: to none.
 
     Raises:
         InvalidArgumentError: names the field and its limit.
@@ -95,12 +99,12 @@ def parse(request: pb.SearchRequest) -> Query:
         terms=tuple(terms),
         top_k=top_k,
         min_score=min_score,
-        where=_filter(request.filter),
+        where=replace(_filter(request.filter), scope=scope),
         text_release=request.text_release,
         page_token=request.page_token,
         include_url=request.include_url,
         include_query_images=request.include_query_images,
-        digest=_digest(request),
+        digest=_digest(request, scope),
     )
 
 
@@ -180,10 +184,11 @@ def _seconds(given: pb.Filter, name: Literal["ingested_after", "ingested_before"
     return seconds
 
 
-def _digest(request: pb.SearchRequest) -> bytes:
+def _digest(request: pb.SearchRequest, scope: tuple[str, ...]) -> bytes:
     """Digest all that decides which hits come in which order; not the page or its size."""
     bare = pb.SearchRequest()
     bare.CopyFrom(request)
     for field in ("request_id", "page_token", "top_k", "include_url", "text_release"):
         bare.ClearField(field)
-    return hashlib.sha256(bare.SerializeToString(deterministic=True)).digest()[:16]
+    whole = "\n".join(sorted(scope)).encode() + b"\0" + bare.SerializeToString(deterministic=True)
+    return hashlib.sha256(whole).digest()[:16]

@@ -95,7 +95,8 @@ class SearchEngine:
         Raises:
             InvalidArgumentError: a picture cannot be read, the terms sum to zero, or the page
                 token does not fit.
-            NotFoundError: an image_id is not indexed, or the release does not exist.
+            NotFoundError: an image_id is not indexed or out of the caller's scope, or the release
+                does not exist.
             FailedPreconditionError: the release that is named is refused or not loaded.
             UnavailableError: a part that is needed does not answer, or not with numbers.
             DeadlineExceededError: the time is up, or the caller has hung up.
@@ -223,7 +224,12 @@ class SearchEngine:
                 sides[term.field] = result
             timing = _add(timing, pictures.timing)
         if refs:
-            known = {image.record.ref: image.vector for image in self._vectors.fetch(tower, refs)}
+            # What is out of the caller's scope is not even looked for, so that how long the answer
+            # takes tells nothing of it either.
+            scope = query.where.scope
+            allowed = [ref for ref in refs if not scope or ref.bucket in scope]
+            found = self._vectors.fetch(tower, allowed) if allowed else []
+            known = {image.record.ref: image.vector for image in found}
             for term in query.terms:
                 if isinstance(term.content, ObjectRef):
                     if term.content not in known:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final
 
 import grpc
@@ -12,19 +13,28 @@ import structlog
 
 from cra.search.v1 import search_pb2 as pb
 from cra.search.v1 import search_pb2_grpc as pb_grpc
+from cra.services.gateway.keys import KeyRing
 from cra.services.gateway.query import parse
 from cra.services.gateway.search import RankedImage, Ranking, SearchEngine
 from cra.shared import rpc
+from cra.shared.api_keys import ApiKey
 from cra.shared.errors import (
     CraError,
     InvalidArgumentError,
     ResourceExhaustedError,
+    UnauthenticatedError,
     UnavailableError,
 )
+from cra.shared.server import authorization_of
 from cra.shared.telemetry import new_id
 
 STREAM_PARALLEL: Final = 8
 """Queries of one stream that are worked on at once; the next is read when one is done."""
+
+_STREAM: Final = "/cra.search.v1.SearchService/SearchStream"
+
+PARTS_TAKE: Final = 0.9
+"""Share of a caller's time that parts may take; in the rest the caller is told which one did."""
 
 _log = structlog.get_logger()
 
@@ -32,16 +42,28 @@ _log = structlog.get_logger()
 class SearchServicer(pb_grpc.SearchServiceServicer):
     """See proto/cra/search/v1."""
 
-    def __init__(self, engine: SearchEngine, max_calls: int) -> None:
+    def __init__(self, engine: SearchEngine, max_calls: int, keys: KeyRing | None = None) -> None:
         self._engine = engine
+        self._keys = keys
         self._workers = ThreadPoolExecutor(max_calls, "stream")
+
+    def check(self, method: str, authorization: str) -> None:
+        """Refuse who may not call, and a search that is over its key's rate; see `Server`."""
+        if self._keys is None:
+            return
+        if method == _STREAM:  # each of its requests counts, when it comes
+            self._keys.authenticate(authorization)
+        else:
+            self._keys.admit(authorization)
 
     def close(self) -> None:
         """End the threads."""
         self._workers.shutdown()
 
     def Search(self, request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
-        return self._answer(request, context.time_remaining())
+        authorization = authorization_of(context.invocation_metadata())
+        key = self._keys.authenticate(authorization) if self._keys else None
+        return self._answer(request, context.time_remaining(), key)
 
     def SearchStream(
         self, request_iterator: Iterator[pb.SearchStreamRequest], context: grpc.ServicerContext
@@ -56,11 +78,14 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             slots.release(2 * STREAM_PARALLEL)
 
         context.add_callback(end)
+        authorization = authorization_of(context.invocation_metadata())
 
         def answer(request: pb.SearchRequest) -> None:
             try:
-                answers.put(self._stream_answer(request, context))
-            except Exception as error:  # a bug: it ends this stream and is logged by the boundary
+                answers.put(self._stream_answer(request, context, authorization))
+            except (
+                Exception
+            ) as error:  # a bug, or a revoked key: it ends this stream, and is logged
                 answers.put(error)
 
         def read() -> None:
@@ -84,12 +109,15 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             slots.release()
 
     def _stream_answer(
-        self, request: pb.SearchRequest, context: grpc.ServicerContext
+        self, request: pb.SearchRequest, context: grpc.ServicerContext, authorization: str
     ) -> pb.SearchStreamResponse:
         try:
             rpc.request_id.set("")  # that of the stream is not that of its queries
             rpc.caller.set(rpc.caller_of(context))
-            response = self._answer(request, context.time_remaining())
+            key = self._keys.admit(authorization) if self._keys else None
+            response = self._answer(request, context.time_remaining(), key)
+        except UnauthenticatedError:
+            raise
         except CraError as error:
             problem = pb.SearchError(code=rpc.code_of(error).name, message=error.message)
             if isinstance(error, InvalidArgumentError):
@@ -99,12 +127,20 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             return pb.SearchStreamResponse(request_id=request.request_id, error=problem)
         return pb.SearchStreamResponse(request_id=response.request_id, response=response)
 
-    def _answer(self, request: pb.SearchRequest, timeout: float | None) -> pb.SearchResponse:
+    def _answer(
+        self, request: pb.SearchRequest, timeout: float | None, key: ApiKey | None
+    ) -> pb.SearchResponse:
         start = time.perf_counter()
-        query = parse(request)
+        asked_by = rpc.caller.get()
+        if timeout is not None and asked_by is not None:
+            timeout *= PARTS_TAKE
+            rpc.caller.set(replace(asked_by, deadline=time.monotonic() + timeout))
+        query = parse(request, key.buckets if key else ())
         request_id = request.request_id or rpc.request_id.get() or new_id()
         rpc.request_id.set(request_id)
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(
+            request_id=request_id, **({"api_key": key.name} if key else {})
+        ):
             ranking = self._engine.search(query, timeout)
             total = time.perf_counter() - start
             _log.debug("search", hits=len(ranking.hits), release=ranking.text_release)

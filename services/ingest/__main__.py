@@ -13,10 +13,10 @@ from cra.services.ingest.ledger import Ledger
 from cra.services.ingest.receiver import create_receiver
 from cra.services.ingest.reconcile import Reconciler
 from cra.services.ingest.servicer import CHANGING, SERVICE, IngestServicer
+from cra.services.ingest.sync import check_parts
 from cra.shared.adapters.object_store import S3ObjectStore
 from cra.shared.adapters.remote_encoder import RemoteEncoder
 from cra.shared.adapters.vector_store import MilvusVectorStore
-from cra.shared.domain import ObjectRef
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.server import Server, run_service
 from cra.shared.settings import Settings
@@ -27,15 +27,14 @@ RECEIVER_WITHIN: Final = 3.0
 
 def main(settings: Settings) -> None:
     """Serve until SIGTERM, drain."""
-    token = settings.service_token.get_secret_value()
     app = tasks.create_app(settings)
     ledger = Ledger(settings.redis_url.get_secret_value(), settings.lease_seconds)
     objects = S3ObjectStore(settings)
     vectors = MilvusVectorStore(settings)
-    encoder = RemoteEncoder(settings.embedding_target, token, settings.encode_timeout)
+    encoder = RemoteEncoder.of(settings)
 
     def wake() -> None:
-        tasks.wake(app)
+        tasks.wake(app, ledger)
 
     reconciler = Reconciler(
         objects,
@@ -50,10 +49,7 @@ def main(settings: Settings) -> None:
 
     def ready() -> None:
         ledger.ping()
-        objects.check()
-        tower = encoder.models().image_tower
-        vectors.ensure_collection(tower.fingerprint, tower.dimension)
-        vectors.fetch(tower.fingerprint, [ObjectRef(settings.buckets[0], "readiness")])
+        check_parts(objects, vectors, encoder)
 
     receiver = uvicorn.Server(
         uvicorn.Config(
@@ -95,7 +91,7 @@ def main(settings: Settings) -> None:
         add=lambda server: pb_grpc.add_IngestServiceServicer_to_server(servicer, server),
         ready=ready,
         works=receives,
-        tokens=dict.fromkeys(CHANGING, token),
+        tokens=dict.fromkeys(CHANGING, settings.service_token.get_secret_value()),
     )
     thread.start()
     server.run()

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeVar
 
 import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
 
 from cra.shared.domain import ObjectRef, Version
 from cra.shared.errors import UnavailableError
@@ -20,12 +22,21 @@ WAITING: Final = "cra:waiting"  # sorted set: image_id by the time from which it
 CLAIMED: Final = "cra:claimed"  # sorted set: image_id by the end of its lease
 LOSSES: Final = "cra:losses"  # hash: image_id to how many workers died over it
 RETRIES: Final = "cra:retries"  # hash: image_id to how often it was put back
+BLAMES: Final = "cra:blames"  # hash: image_id to how often it failed by itself
 FAILURES: Final = "cra:failures"  # hash: image_id to a Failure as JSON
+CALLED: Final = "cra:called"  # string, while a call for workers is on its way
 RECONCILE: Final = "cra:reconcile"  # string: the last reconcile as JSON
 SYNCED: Final = "cra:synced:"  # counters, one for each ten seconds
 
+CALL_LASTS: Final = 60.0
+"""Seconds after which a call that no worker has heard is taken for lost. Calls that wait while
+workers are busy are not lost, and the tick looks at the line meanwhile."""
+
 LONGEST_PAUSE: Final = 30.0
 """Seconds; the most that a retry is put off."""
+
+ANSWERS_WITHIN: Final = 5.0
+"""Seconds."""
 
 _CLAIM = """
 local now, lease, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -59,10 +70,13 @@ return {lost, taken}
 _FINISH = """
 for _, id in ipairs(ARGV) do
   redis.call('ZREM', KEYS[1], id)
-  redis.call('HDEL', KEYS[2], id)
-  redis.call('HDEL', KEYS[3], id)
+  for key = 2, #KEYS do
+    redis.call('HDEL', KEYS[key], id)
+  end
 end
 """
+_FINISHED: Final = (CLAIMED, LOSSES, RETRIES, BLAMES)
+"""What forgets an object that is done or failed; the first is a sorted set."""
 
 T = TypeVar("T")
 
@@ -97,7 +111,15 @@ class Ledger:
 
     def __init__(self, url: str, lease_seconds: float, clock: Callable[[], float] = time.time):
         self._redis = redis.Redis.from_url(
-            url, decode_responses=True, socket_timeout=5, socket_connect_timeout=5
+            url,
+            decode_responses=True,
+            socket_timeout=ANSWERS_WITHIN,
+            socket_connect_timeout=ANSWERS_WITHIN,
+            # It is back within seconds after it was killed, and what was done is not done in vain.
+            # Silence is not waited for again: a caller who is told late is not told.
+            retry=Retry(
+                ExponentialWithJitterBackoff(cap=1, base=0.05), 6, (redis.ConnectionError,)
+            ),
         )
         self._lease = lease_seconds
         self._clock = clock
@@ -116,6 +138,14 @@ class Ledger:
             return 0
         # LT: one that waits for a later retry is taken now.
         return int(_call(lambda: self._redis.zadd(WAITING, line, lt=True)))
+
+    def call(self) -> bool:
+        """Return whether workers are to be called; not while an earlier call is on its way."""
+        return bool(_call(lambda: self._redis.set(CALLED, 1, nx=True, px=round(CALL_LASTS * 1000))))
+
+    def heard(self) -> None:
+        """Note that a worker has come: who calls now calls another."""
+        _call(lambda: self._redis.delete(CALLED))
 
     def claim(self, limit: int) -> Claim:
         """Take up to `limit` objects that are due, those in line longest first."""
@@ -146,7 +176,7 @@ class Ledger:
                 slot = f"{SYNCED}{int(self._clock()) // 10}"
                 pipe.incrby(slot, len(ids))
                 pipe.expire(slot, 120)
-                self._finish(keys=[CLAIMED, LOSSES, RETRIES], args=ids, client=pipe)
+                self._finish(keys=_FINISHED, args=ids, client=pipe)
                 pipe.execute()
 
         _call(write)
@@ -160,24 +190,40 @@ class Ledger:
         def write() -> None:
             with self._redis.pipeline() as pipe:
                 pipe.hset(FAILURES, mapping=rows)
-                self._finish(keys=[CLAIMED, LOSSES, RETRIES], args=list(rows), client=pipe)
+                self._finish(keys=_FINISHED, args=list(rows), client=pipe)
                 pipe.execute()
 
         _call(write)
 
     def put_back(self, refs: Sequence[ObjectRef]) -> None:
         """Put objects back in line after a pause that doubles with each try, with jitter."""
+        if not refs:
+            return
+        ids = [ref.image_id for ref in refs]
 
         def write() -> None:
-            for ref in refs:
-                tries = self._redis.hincrby(RETRIES, ref.image_id, 1)
-                pause = min(LONGEST_PAUSE, 0.5 * 2 ** min(tries, 10)) * random.uniform(0.5, 1)  # noqa: S311
-                with self._redis.pipeline() as pipe:
-                    pipe.zadd(WAITING, {ref.image_id: self._clock() + pause}, lt=True)
-                    pipe.zrem(CLAIMED, ref.image_id)
-                    pipe.execute()
+            now = self._clock()
+            line: dict[Any, Any] = {
+                image_id: now
+                + min(LONGEST_PAUSE, 0.5 * 2 ** min(tries, 10)) * random.uniform(0.5, 1)  # noqa: S311
+                for image_id, tries in zip(ids, self._count(RETRIES, ids), strict=True)
+            }
+            with self._redis.pipeline() as pipe:
+                pipe.zadd(WAITING, line, lt=True)
+                pipe.zrem(CLAIMED, *ids)
+                pipe.execute()
 
         _call(write)
+
+    def blame(self, refs: Sequence[ObjectRef]) -> list[int]:
+        """Count a failure against each object itself; return how many each has by now."""
+        return list(_call(lambda: self._count(BLAMES, [ref.image_id for ref in refs])))
+
+    def _count(self, counts: str, ids: Sequence[str]) -> list[int]:
+        with self._redis.pipeline() as pipe:
+            for image_id in ids:
+                pipe.hincrby(counts, image_id, 1)
+            return list(map(int, pipe.execute()))
 
     def waiting(self) -> set[ObjectRef]:
         """Return what is in line or held by a worker."""
@@ -205,11 +251,11 @@ class Ledger:
         counts = _call(lambda: self._redis.mget([f"{SYNCED}{slot - n}" for n in range(6)]))
         return sum(int(count or 0) for count in counts) / 60
 
-    def note_reconcile(self, summary: dict[str, float]) -> None:
+    def note_reconcile(self, summary: dict[str, Any]) -> None:
         """Keep the summary of a reconcile that ended."""
         _call(lambda: self._redis.set(RECONCILE, json.dumps(summary)))
 
-    def last_reconcile(self) -> dict[str, float] | None:
+    def last_reconcile(self) -> dict[str, Any] | None:
         """Return the summary of the last reconcile that ended."""
         text = _call(lambda: self._redis.get(RECONCILE))
         return json.loads(text) if text else None

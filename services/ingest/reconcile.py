@@ -34,6 +34,8 @@ class Summary:
     missing: int = 0
     stale: int = 0
     orphaned: int = 0
+    stopped: str = ""
+    """Why nothing was removed; empty if the reconcile went through."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,15 @@ class Reconciler:
         if not dry_run:
             self._ledger.add(differing)
             self._ledger.forget(list(failures))  # what is left there names objects that are gone
-            self._remove(orphans, entries, allow_mass_deletion)
+            if not allow_mass_deletion:
+                summary = replace(summary, stopped=self._refusal(len(orphans), entries))
+            if not summary.stopped:
+                # Not deleted here: each is looked at again by a worker, which may find it back.
+                self._ledger.add(orphans)
             self._ledger.note_reconcile(asdict(summary))
             self._wake()
+            if summary.stopped:
+                raise AbortedError(summary.stopped)
         _log.info("reconciled", dry_run=dry_run, **asdict(summary))
         yield summary
 
@@ -152,7 +160,7 @@ class Reconciler:
             else sum(ref in listing and listing[ref] != v for ref, v in index.items()),
             orphaned=None if index is None else sum(ref not in listing for ref in index),
             rate=self._ledger.rate(),
-            last_reconcile=Summary(**last) if last else None,  # type: ignore[arg-type]
+            last_reconcile=Summary(**last) if last else None,
             as_of=as_of,
             image_tower=tower,
             down=tuple(down),
@@ -185,12 +193,12 @@ class Reconciler:
             for stored in self._objects.list(bucket):
                 yield stored.ref, stored.version
 
-    def _remove(self, orphans: list[ObjectRef], entries: int, allowed: bool) -> None:
+    def _refusal(self, orphans: int, entries: int) -> str:
+        """Return why so many are not removed unasked; empty if they are."""
         most = max(FEW_ORPHANS, self._max_deletion_share * entries)
-        if len(orphans) > most and not allowed:
-            raise AbortedError(
-                f"{len(orphans)} of {entries} vectors have no object any more; at most "
-                f"{most:g} are removed unasked. Look at the buckets, then allow mass deletion"
-            )
-        # Not deleted here: each is looked at again by a worker, which may find it back.
-        self._ledger.add(orphans)
+        if orphans <= most:
+            return ""
+        return (
+            f"{orphans} of {entries} vectors have no object any more; at most "
+            f"{most:g} are removed unasked. Look at the buckets, then allow mass deletion"
+        )

@@ -155,6 +155,7 @@ def _summary(summary: Summary) -> pb.ReconcileSummary:
         missing=summary.missing,
         stale=summary.stale,
         orphaned=summary.orphaned,
+        stopped=summary.stopped,
     )
 
 

@@ -32,6 +32,9 @@ MAX_METADATA_ENTRIES: Final = 128
 MAX_METADATA_BYTES: Final = 32 * 2**10
 READERS: Final = 2
 
+_NOBODY: Final = ObjectRef("readiness", "readiness")
+"""An object that is asked for and not there."""
+
 _log = structlog.get_logger()
 
 
@@ -120,6 +123,14 @@ class Synchronizer:
             pending = [r for r in pending if _state(seen[r].details) != _state(again[r])]
         outcome.unsettled = pending
         return outcome
+
+    def check(self) -> None:
+        """Return if the parts that every sync needs answer now.
+
+        Raises:
+            CraError: one of them does not.
+        """
+        check_parts(self._objects, self._vectors, self._encoder)
 
     def _tower(self) -> ImageTowerInfo:
         tower = self._encoder.models().image_tower
@@ -220,6 +231,18 @@ class Synchronizer:
             self._vectors.upsert(tower.fingerprint, images)
         _log.info("indexed", images=len(images), failed=len(failed))
         return failed
+
+
+def check_parts(objects: ObjectStore, vectors: VectorStore, encoder: Encoder) -> None:
+    """Ask each of them for what every sync needs, for no object in particular.
+
+    Raises:
+        CraError: one of them does not answer.
+    """
+    objects.check()
+    tower = encoder.models().image_tower
+    vectors.ensure_collection(tower.fingerprint, tower.dimension)
+    vectors.fetch(tower.fingerprint, [_NOBODY])
 
 
 def _state(details: ObjectDetails | None) -> object:

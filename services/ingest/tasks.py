@@ -5,6 +5,7 @@ is lost, repeated or late does no harm, and a batch is as full as the line allow
 """
 
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -12,7 +13,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from cra.services.ingest.ledger import Claim, Failure, Ledger
-from cra.services.ingest.sync import Synchronizer
+from cra.services.ingest.sync import Outcome, Synchronizer
 from cra.shared import budget
 from cra.shared.domain import ObjectRef, Version
 from cra.shared.errors import CraError, UnavailableError
@@ -58,12 +59,17 @@ def create_app(settings: Settings) -> Celery:
     return app
 
 
-def wake(app: Celery) -> None:
-    """Ask for the line to be worked off.
+def wake(app: Celery, ledger: Ledger) -> None:
+    """Ask for the line to be worked off, unless somebody has and no worker has heard it yet.
+
+    A call for each event would make a line of its own, longer than that of the objects, and a
+    reconcile would wait at its end until it is too old to be done.
 
     Raises:
         UnavailableError: the broker did not take it.
     """
+    if not ledger.call():
+        return
     try:
         app.send_task(DRAIN, ignore_result=True, retry=False)
     except (OperationalError, OSError) as error:
@@ -79,6 +85,7 @@ def drain(
 ) -> bool:
     """Work off the line for up to `seconds`; return whether there may be more."""
     end = time.monotonic() + seconds
+    ledger.heard()
     while time.monotonic() < end:
         claim = ledger.claim(settings.ingest_batch)
         if not claim.refs:
@@ -86,18 +93,88 @@ def drain(
         if claim.losses >= settings.max_losses:
             ledger.fail([_lost(claim, objects)])
             continue
-        try:
-            outcome = synchronizer.sync(claim.refs, alive=_Leases(ledger, claim.refs, settings))
-        except CraError as error:
-            _log.warning("put back in line", objects=len(claim.refs), problem=error.message)
-            ledger.put_back(claim.refs)
-            return False  # the next tick tries again; going on would only meet the same outage
-        ledger.done(outcome.done)
-        ledger.fail(outcome.failed)
-        ledger.put_back(outcome.unsettled)
-        for failure in outcome.failed:
+        attempt = Attempt(synchronizer, _Leases(ledger, claim.refs, settings))
+        attempt.run(claim.refs)
+        ledger.done(attempt.outcome.done)
+        failed = [*attempt.outcome.failed, *_given_up(ledger, objects, attempt.blamed, settings)]
+        ledger.fail(failed)
+        settled = {*attempt.outcome.done, *(failure.ref for failure in failed)}
+        ledger.put_back([ref for ref in claim.refs if ref not in settled])
+        for failure in failed:
             _log.warning("failed", image_id=failure.ref.image_id, reason=failure.reason)
+        if attempt.outage:
+            _log.warning("put back in line", problem=attempt.outage)
+            return False  # the next tick tries again; going on would only meet the same outage
     return True
+
+
+class Attempt:
+    """One try at the objects of a claim.
+
+    When the whole fails though all parts answer, its halves are tried, and their halves, so that
+    one object which always fails keeps none of its neighbours waiting. An object is to blame when
+    it fails alone and another of its claim got through. When nothing gets through it is an outage,
+    whatever the parts answer to a question: nobody is to blame, and more is not tried.
+    """
+
+    def __init__(self, synchronizer: Synchronizer, alive: Callable[[], None]) -> None:
+        self._synchronizer, self._alive = synchronizer, alive
+        self._alone: dict[ObjectRef, str] = {}
+        self._through = False
+        self.outcome = Outcome()
+        self.outage = ""
+        """Why the rest was not tried."""
+
+    def run(self, refs: Sequence[ObjectRef]) -> None:
+        """Sync these objects as far as can be."""
+        if self.outage:
+            return
+        try:
+            outcome = self._synchronizer.sync(refs, self._alive)
+        except CraError as error:
+            problem = error.message
+        except Exception as error:  # a bug that one object brings out must not stop the others
+            _log.exception("sync failed", objects=len(refs))
+            problem = repr(error)
+        else:
+            self._through = True
+            self.outcome.done += outcome.done
+            self.outcome.failed += outcome.failed
+            return
+        self.outage = self._down()
+        if self.outage:
+            return
+        if len(refs) == 1:
+            self._alone[refs[0]] = problem
+            if not self._through and len(self._alone) > 1:
+                self.outage = problem
+            return
+        self.run(refs[: len(refs) // 2])
+        self.run(refs[len(refs) // 2 :])
+
+    @property
+    def blamed(self) -> dict[ObjectRef, str]:
+        """Objects that failed for reasons of their own, and why."""
+        # An object that was claimed alone has no neighbours who could tell; that the parts answer
+        # must do then.
+        return self._alone if self._through or not self.outage else {}
+
+    def _down(self) -> str:
+        try:
+            self._synchronizer.check()
+        except CraError as error:
+            return error.message
+        return ""
+
+
+def _given_up(
+    ledger: Ledger, objects: ObjectStore, blamed: Mapping[ObjectRef, str], settings: Settings
+) -> Iterator[Failure]:
+    """Count tries against the objects that are to blame; yield those that had their last."""
+    for ref, tries in zip(blamed, ledger.blame(list(blamed)), strict=True):
+        if tries >= settings.max_tries:
+            message = f"it failed {tries} times while others got through; last: {blamed[ref]}"
+            yield Failure(ref, "gave_up", message, _version(objects, ref), tries, time.time())
 
 
 class _Leases:
@@ -116,10 +193,21 @@ class _Leases:
 
 def _lost(claim: Claim, objects: ObjectStore) -> Failure:
     (ref,) = claim.refs
-    details = objects.look(ref)
-    version = details.version if details else Version("", 0)
     message = f"{claim.losses} workers died or hung while they worked on it"
+    version = _version(objects, ref)
     return Failure(ref, "worker_lost", message, version, claim.losses, time.time())
+
+
+def _version(objects: ObjectStore, ref: ObjectRef) -> Version:
+    """Return the version of an object; one that no object has if nobody can tell.
+
+    A failure at that version stands until the next reconcile, which puts the object back in line.
+    """
+    try:
+        details = objects.look(ref)
+    except CraError:
+        details = None
+    return details.version if details else Version("", 0)
 
 
 def retry(ledger: Ledger, refs: list[ObjectRef] | None) -> tuple[int, list[ObjectRef]]:

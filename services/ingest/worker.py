@@ -19,7 +19,7 @@ from cra.shared import budget
 from cra.shared.adapters.object_store import S3ObjectStore
 from cra.shared.adapters.remote_encoder import RemoteEncoder
 from cra.shared.adapters.vector_store import MilvusVectorStore
-from cra.shared.errors import AbortedError
+from cra.shared.errors import AbortedError, CraError, UnavailableError
 from cra.shared.settings import Settings
 from cra.shared.telemetry import configure_logging
 
@@ -34,11 +34,7 @@ class _Parts:
         self.ledger = Ledger(settings.redis_url.get_secret_value(), settings.lease_seconds)
         self.objects = S3ObjectStore(settings)
         vectors = MilvusVectorStore(settings)
-        encoder = RemoteEncoder(
-            settings.embedding_target,
-            settings.service_token.get_secret_value(),
-            settings.encode_timeout,
-        )
+        encoder = RemoteEncoder.of(settings)
         self.synchronizer = Synchronizer(self.objects, vectors, encoder, settings.max_object_bytes)
         self.reconciler = Reconciler(
             self.objects,
@@ -47,7 +43,7 @@ class _Parts:
             self.ledger,
             settings.buckets,
             settings.max_deletion_share,
-            wake=lambda: tasks.wake(app),
+            wake=lambda: tasks.wake(app, self.ledger),
         )
 
 
@@ -114,8 +110,12 @@ def drain(self: Any) -> None:
     """Work off the line."""
     with structlog.contextvars.bound_contextvars(**tasks.task_context(self)):
         parts = _parts()
-        if tasks.drain(parts.ledger, parts.synchronizer, parts.objects, settings):
-            tasks.wake(app)
+        try:
+            if tasks.drain(parts.ledger, parts.synchronizer, parts.objects, settings):
+                tasks.wake(app, parts.ledger)
+        except UnavailableError as error:
+            # What was held goes back in line when its lease is over.
+            structlog.get_logger().warning("the line does not answer", problem=error.message)
 
 
 @app.task(name=tasks.RECONCILE, bind=True)  # type: ignore[untyped-decorator]
@@ -127,3 +127,5 @@ def reconcile(self: Any) -> None:
                 pass
         except AbortedError as error:
             structlog.get_logger().error("reconcile stopped", problem=error.message)
+        except CraError as error:
+            structlog.get_logger().warning("not reconciled", problem=error.message)

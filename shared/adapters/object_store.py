@@ -19,6 +19,9 @@ _METADATA_PREFIX = "x-amz-meta-"
 _GONE = {"NoSuchKey", "NoSuchObject", "NoSuchVersion"}
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
+SILENCE_LASTS = 20.0
+"""Seconds between two bytes after which the store is taken for dead."""
+
 T = TypeVar("T")
 
 
@@ -40,7 +43,8 @@ def connect(settings: Settings, *, public: bool = False) -> Minio:
         region=settings.s3_region,
         http_client=urllib3.PoolManager(
             maxsize=32,
-            timeout=urllib3.Timeout(connect=5, read=60),
+            # Twice of it, with the retry, is less than a lease: silence must not look like a death.
+            timeout=urllib3.Timeout(connect=5, read=SILENCE_LASTS),
             # The callers come back by themselves; waiting here would only hide the outage.
             retries=urllib3.Retry(total=1, backoff_factor=0.1),
         ),

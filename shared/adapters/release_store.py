@@ -23,6 +23,7 @@ from cra.shared.errors import (
     CraError,
     FailedPreconditionError,
     NotFoundError,
+    PermissionDeniedError,
     UnavailableError,
 )
 from cra.shared.releases import (
@@ -252,6 +253,8 @@ class S3ReleaseStore:
             raise
         if status in _LOST:
             return False
+        if status == 403:
+            raise PermissionDeniedError("object store: AccessDenied")
         if status != 200:
             raise UnavailableError(f"the object store answers {status}")
         return True

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import grpc
 import numpy as np
@@ -22,8 +22,13 @@ from cra.shared.ports import (
     ReleaseState,
     TextReleaseInfo,
 )
+from cra.shared.settings import Settings
+from cra.shared.tls import ClientTls
 
 SERVICE = "cra.embedding.v1.EmbeddingService"
+
+MODELS_WITHIN = 5.0
+"""Seconds for what is a look-up in the service's memory; every query waits for it now and then."""
 
 _PRIORITIES = {
     Priority.INTERACTIVE: pb.PRIORITY_INTERACTIVE,
@@ -43,15 +48,47 @@ FEW: Final = 2
 
 
 class RemoteEncoder:
-    """Speaks to the embedding service; see `ports.Encoder`."""
+    """Speaks to the embedding service; see `ports.Encoder`.
 
-    def __init__(self, target: str, token: str = "", timeout: float = 30.0) -> None:
+    Args:
+        target: where it is.
+        token: of the service, or empty.
+        timeout: seconds for a call that has no other.
+        tls: to speak TLS; plaintext if None.
+        authority: see `rpc.open_channel`.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        token: str = "",
+        timeout: float = 30.0,
+        tls: ClientTls | None = None,
+        authority: str = "",
+    ) -> None:
         self._server = f"the embedding service at {target}"
-        self._channel = rpc.open_channel(target, SERVICE, token)
+        self._channel = rpc.open_channel(target, SERVICE, token, tls, authority)
         self._stub = pb_grpc.EmbeddingServiceStub(self._channel)
         self._timeout = timeout
         self._lock = threading.Lock()
         self._under_way = 0
+
+    @classmethod
+    def of(cls, settings: Settings, target: str = "", timeout: float | None = None) -> Self:
+        """Return the encoder that settings name.
+
+        Args:
+            settings: target, credentials and patience.
+            target: one replica of it, to be asked alone.
+            timeout: seconds, instead of `CRA_ENCODE_TIMEOUT`.
+        """
+        return cls(
+            target or settings.embedding_target,
+            settings.service_token.get_secret_value(),
+            settings.encode_timeout if timeout is None else timeout,
+            settings.client_tls,
+            rpc.authority_of(settings.embedding_target) if target else "",
+        )
 
     def close(self) -> None:
         """Close the channel."""
@@ -90,7 +127,8 @@ class RemoteEncoder:
         return self._embed_images(items, priority, timeout)
 
     def models(self) -> Models:
-        answer = self._call(self._stub.ListModels, pb.ListModelsRequest(), None)
+        timeout = min(self._timeout, MODELS_WITHIN)
+        answer = self._call(self._stub.ListModels, pb.ListModelsRequest(), timeout)
         tower = answer.image_tower
         return Models(
             image_tower=ImageTowerInfo(

@@ -5,7 +5,6 @@ metadata as hex digests, so that there is nothing to escape and nothing to break
 """
 
 import hashlib
-import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -84,14 +83,15 @@ def ef_of(rows: Sequence[int], limit: int) -> int:
     """
     segments = max(1, len(rows))
     graph: float = 128 * (max(1, sum(rows)) / segments / 10_000) ** 0.3
-    return max(EF_LEAST, round(graph / math.sqrt(segments)), limit + limit // 4)
+    return max(EF_LEAST, round(graph / segments**0.4), limit + limit // 4)
 
 
 def expression(where: SearchFilter) -> str:
     """Return a filter as a Milvus expression made of digits, hex digits and our own words."""
     parts = []
-    if where.buckets:
-        parts.append(f"bucket_hex in [{_quoted(_hex(bucket) for bucket in where.buckets)}]")
+    for buckets in (where.scope, where.buckets):
+        if buckets:
+            parts.append(f"bucket_hex in [{_quoted(_hex(bucket) for bucket in buckets)}]")
     if where.key_prefix:
         parts.append(f'key_hex like "{_hex(where.key_prefix)}%"')
     for name, values in sorted(where.metadata.items()):
@@ -281,7 +281,7 @@ class MilvusVectorStore:
             raise UnavailableError("Milvus does not answer: a connection is still being made")
         try:
             if self._connected is None:
-                seconds = min(self._timeout, CONNECTS_WITHIN, max(LEAST, rpc.time_left(math.inf)))
+                seconds = max(LEAST, rpc.time_left(min(self._timeout, CONNECTS_WITHIN)))
                 self._connected = _translate(
                     lambda: MilvusClient(
                         uri=self._uri, token=self._token, timeout=seconds, dedicated=True

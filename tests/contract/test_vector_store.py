@@ -148,6 +148,11 @@ def test_filters_hold_together(store: VectorStore, tower: str) -> None:
         "images/宋/1",
     }
     assert ids(SearchFilter(buckets=("none",))) == set()
+    # A scope restricts what is asked for, and what is asked for never widens it.
+    assert ids(SearchFilter(scope=("other",))) == {"other/唐/1"}
+    assert ids(SearchFilter(scope=("other",), key_prefix="唐/")) == {"other/唐/1"}
+    assert ids(SearchFilter(scope=("other",), buckets=("images",))) == set()
+    assert ids(SearchFilter(scope=("other",), buckets=("images", "other"))) == {"other/唐/1"}
 
 
 def test_no_value_breaks_out_of_a_filter(store: VectorStore, tower: str) -> None:

@@ -3,7 +3,6 @@
 import io
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,8 @@ from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.shared import rpc
 from cra.shared.adapters.remote_encoder import RemoteEncoder
 from cra.shared.errors import InvalidArgumentError, NotFoundError, UnauthenticatedError
-from tests.checkpoints import make_checkpoint
 from tests.servers import wait_until
-from tests.stack import INGEST, Stack, local_stack
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The whole local stack, on Milvus Lite, free ports and a small random model."""
-    folder = tmp_path_factory.mktemp("stack")
-    with local_stack(folder / "data", make_checkpoint(folder / "model"), "lite") as stack:
-        yield stack
+from tests.stack import INGEST, Stack
 
 
 def photograph(seed: int, kind: str = "JPEG", size: tuple[int, int] = (320, 240)) -> bytes:
@@ -140,7 +130,9 @@ def test_sync_by_hand_needs_credentials(stack: Stack) -> None:
             stack.ingest_stub(token).SyncObjects(request)
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
         with pytest.raises(UnauthenticatedError):
-            RemoteEncoder(stack.settings.embedding_target, token).embed_texts(["红"])
+            RemoteEncoder(
+                stack.settings.embedding_target, token, tls=stack.settings.client_tls
+            ).embed_texts(["红"])
     stack.ingest_stub("").GetStatus(ingest.GetStatusRequest())
     with pytest.raises(grpc.RpcError) as caught:
         stack.ingest.SyncObjects(ingest.SyncObjectsRequest(image_ids=["elsewhere/a.jpg"]))
@@ -172,7 +164,7 @@ def test_every_server_has_health_and_reflection(stack: Stack) -> None:
     health_stub: Any = health_pb2_grpc.HealthStub
     reflection_stub: Any = reflection_pb2_grpc.ServerReflectionStub
     for service, target in services.items():
-        with grpc.insecure_channel(target) as channel:
+        with rpc.open_channel(target, service, tls=stack.settings.client_tls) as channel:
             health = health_stub(channel)
             for name in ("", service):
                 answer = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)

@@ -1,5 +1,7 @@
 """The ledger, on a real Redis."""
 
+import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -120,6 +122,36 @@ def test_retries_pause_longer_each_time(ledger: Ledger, clock: Clock) -> None:
     assert ledger.claim(1).refs == refs("a")
 
 
+def test_what_is_put_back_together_does_not_come_back_together(
+    ledger: Ledger, clock: Clock
+) -> None:
+    """The pauses of objects differ, so that an outage does not end in a stampede.
+
+    Break: `put_back` without `random.uniform`.
+    """
+    many = refs(*(f"{n:02}" for n in range(50)))
+    ledger.add(many)
+    ledger.put_back(ledger.claim(50).refs)
+    clock.now += 0.75
+    assert 5 < len(ledger.claim(50).refs) < 45
+    clock.now += 0.26
+    ledger.claim(50)
+    assert ledger.claim(50).refs == []
+
+
+def test_blame_is_counted_by_object_and_forgotten_when_it_is_done(ledger: Ledger) -> None:
+    """Each object has a count of its own; done and failed begin anew.
+
+    Break: BLAMES left out of what `done` and `fail` forget.
+    """
+    assert ledger.blame(refs("a", "b")) == [1, 1]
+    assert ledger.blame(refs("b")) == [2]
+    ledger.done(refs("b"))
+    ledger.fail([failure("a")])
+    assert ledger.blame(refs("a", "b")) == [1, 1]
+    assert ledger.blame([]) == []
+
+
 def test_failures_are_listed_until_the_object_is_well(ledger: Ledger) -> None:
     """A failure keeps its reason, leaves the line, and goes when the object is done."""
     ledger.add(refs("b", "a"))
@@ -139,6 +171,22 @@ def test_rate_counts_the_last_minute(ledger: Ledger, clock: Clock) -> None:
     assert ledger.rate() == pytest.approx(3 / 60)
     clock.now += 70
     assert ledger.rate() == 0
+
+
+def test_a_silent_redis_is_unavailable_before_callers_give_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that takes connections and says nothing is not asked again and again.
+
+    Break: the client's own retries, which take ten times as long.
+    """
+    monkeypatch.setattr("cra.services.ingest.ledger.ANSWERS_WITHIN", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        ledger = Ledger(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", LEASE)
+        began = time.monotonic()
+        with pytest.raises(UnavailableError):
+            ledger.ping()
+        assert time.monotonic() - began < 1.5
 
 
 def test_redis_down_is_unavailable() -> None:

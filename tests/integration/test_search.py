@@ -1,6 +1,7 @@
 """Search on Milvus Lite, through the gateway's real gRPC server; only the model is a fake."""
 
 import contextlib
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 
@@ -18,6 +19,7 @@ from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.client import SearchClient
 from cra.shared.domain import ImageRecord, IndexedImage, ObjectRef, SearchFilter, Version
 from cra.shared.errors import (
+    DeadlineExceededError,
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
@@ -299,3 +301,27 @@ def test_a_gateway_without_its_database_says_so(s3: Settings, encoder: ColourEnc
     down = MilvusVectorStore(Settings(milvus_uri=f"http://127.0.0.1:{port}", milvus_timeout=1))
     with gateway(down, encoder, s3) as client, pytest.raises(UnavailableError):
         client.search("红")
+
+
+def test_a_silent_encoder_is_named_before_the_caller_gives_up(
+    store: MilvusVectorStore, encoder: ColourEncoder, s3: Settings
+) -> None:
+    """A caller learns which part was slow, instead of hearing nothing from the gateway.
+
+    Break: PARTS_TAKE = 1. Then the caller's own deadline is first, and names the gateway.
+    """
+
+    class Silent(ColourEncoder):
+        """Says nothing for as long as it may."""
+
+        def embed_texts(
+            self, texts: Sequence[str], text_release: str = "", timeout: float | None = None
+        ) -> EncodedTexts:
+            assert timeout is not None
+            threading.Event().wait(timeout)
+            raise DeadlineExceededError("the encoder did not answer in time")
+
+    with gateway(store, Silent(encoder.fingerprint), s3) as client:
+        client._timeout = 2
+        with pytest.raises(DeadlineExceededError, match="the encoder did not answer"):
+            client.search("红")

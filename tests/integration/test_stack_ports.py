@@ -105,6 +105,16 @@ def test_an_address_that_contradicts_its_port_is_refused(monkeypatch: pytest.Mon
         environment.derive(Settings(), LocalSettings())
 
 
+def test_a_detour_is_taken_when_it_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the addresses that are set stand, and those that are not follow the ports."""
+    monkeypatch.setenv("CRA_MILVUS_URI", "http://127.0.0.1:1")
+    monkeypatch.setenv("CRA_REDIS_URL", "redis://127.0.0.1:2/0")
+    env = environment.build(Settings(), LocalSettings(local_detour=True, s3_port=1113))
+    assert env["CRA_MILVUS_URI"] == "http://127.0.0.1:1"
+    assert env["CRA_REDIS_URL"] == "redis://127.0.0.1:2/0"
+    assert env["CRA_S3_ENDPOINT"] == "127.0.0.1:1113"
+
+
 def test_default_ports_of_servers_are_those_of_the_settings() -> None:
     """One value per fact: they are read from the settings' own defaults."""
     local = LocalSettings()

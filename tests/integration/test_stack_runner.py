@@ -1,5 +1,6 @@
 """The runner of the local stack, on real processes that misbehave."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -89,6 +90,30 @@ def test_a_killed_process_comes_back(harness: Callable[..., Harness]) -> None:
     second = stack.running("part", starts=2)
     assert second != first
     assert "ended by SIGKILL; starting again in 1 s" in stack.log("part")
+
+
+def test_a_state_that_cannot_be_written_ends_nothing(harness: Callable[..., Harness]) -> None:
+    """With a full disk parts are still started again, and the state is written when it can be.
+
+    Break: `Runner._changed` that lets OSError through: the part's thread ends, for good.
+    """
+    stack = harness(part=SLEEPER)
+    first = stack.running("part")
+    report = stack.history.append
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def refuse(_: list[PartState]) -> None:
+        raise full
+
+    stack.runner._report = refuse
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: stack.log("part").count("up") == 2, "it is started again")
+    stack.runner._report = report
+    waiting = threading.Thread(target=stack.runner.wait)
+    waiting.start()
+    wait_until(lambda: stack.running("part") != first, "the state is written")
+    stack.runner.ask_to_stop()
+    waiting.join()
 
 
 def test_what_a_killed_process_leaves_is_killed_before_the_next_start(

@@ -5,11 +5,13 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 from minio import Minio
 from minio.commonconfig import CopySource
 from minio.deleteobjects import DeleteObject
+from pydantic import SecretStr
 
 from cra.services.ingest import tasks
 from cra.services.ingest.ledger import Ledger
@@ -292,6 +294,105 @@ def test_an_outage_keeps_the_work_in_line(world: World) -> None:
     assert world.index() == {A}
 
 
+class Poisoned(ColourEncoder):
+    """An encoder that does not get over blue, or over anything."""
+
+    everything = False
+
+    def embed_pixels(
+        self,
+        pixels: Sequence[bytes],
+        preprocessing: str,
+        priority: Priority,
+        timeout: float | None = None,
+    ) -> EncodedImages:
+        """See `ports.Encoder`."""
+        if self.everything or any(np.frombuffer(one, np.uint8)[2] > 150 for one in pixels):
+            raise UnavailableError("no answer")
+        return super().embed_pixels(pixels, preprocessing, priority, timeout)
+
+
+def test_an_object_that_always_fails_keeps_nobody_waiting_and_is_given_up(world: World) -> None:
+    """Its neighbours are indexed at once; after so many tries it is on the failure list, and why.
+
+    Break: `Attempt.run` without halving (its neighbours wait for ever), or without `_given_up`
+    (so does it).
+    """
+    refs = [ObjectRef("images", f"{n:02}.png") for n in range(16)]
+    for ref in refs[1:]:
+        world.put(ref, picture(RED))
+    world.put(refs[0], picture(BLUE))
+    poisoned = world.make_synchronizer(Poisoned(world.encoder.fingerprint))
+    settings = world.settings.model_copy(update={"max_tries": 3})
+    world.ledger.add(refs)
+    assert not tasks.drain(world.ledger, poisoned, world.objects, settings, seconds=60)
+    assert world.index() == set(refs[1:])
+    assert world.ledger.waiting() == {refs[0]}
+    for tries in (2, 3):
+        assert world.ledger.failures() == []
+        world.ledger.add(refs[:1])  # instead of waiting for its pause to end
+        tasks.drain(world.ledger, poisoned, world.objects, settings, seconds=1)
+        assert (world.ledger.waiting() == set()) is (tries == 3)
+    (failure,) = world.ledger.failures()
+    assert (failure.ref, failure.reason, failure.attempts) == (refs[0], "gave_up", 3)
+    assert "no answer" in failure.message
+    details = world.objects.look(refs[0])
+    assert details is not None
+    assert failure.version == details.version
+    # It expires when the object changes: the reconcile puts the other version in line.
+    world.put(refs[0], picture(GREEN))
+    list(world.reconciler.reconcile())
+    world.drain()
+    assert world.ledger.failures() == []
+    assert world.holds(refs[0], GREEN)
+
+
+def test_an_outage_that_no_question_shows_blames_nobody(world: World) -> None:
+    """When nothing gets through, nobody is to blame, though every part answers when asked.
+
+    Break: `blamed` that returns all that failed alone.
+    """
+    refs = [ObjectRef("images", f"{n:02}.png") for n in range(8)]
+    for ref in refs:
+        world.put(ref, picture(RED))
+    down = Poisoned(world.encoder.fingerprint)
+    down.everything = True
+    settings = world.settings.model_copy(update={"max_tries": 1})
+    world.ledger.add(refs)
+    assert not tasks.drain(
+        world.ledger, world.make_synchronizer(down), world.objects, settings, seconds=60
+    )
+    assert world.ledger.failures() == []
+    assert world.ledger.waiting() == set(refs)
+    assert world.ledger.blame(refs) == [1] * 8
+
+
+def test_a_bug_that_one_object_brings_out_stops_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is no domain error is put down to its object as well.
+
+    Break: `except CraError` alone in `Attempt.run`.
+    """
+    world.put(A, picture(RED))
+    world.put(B, picture(GREEN))
+    fetch = world.objects.fetch
+
+    def broken(ref: ObjectRef, *args: Any) -> Any:
+        if ref == A:
+            raise ZeroDivisionError
+        return fetch(ref, *args)
+
+    monkeypatch.setattr(world.objects, "fetch", broken)
+    settings = world.settings.model_copy(update={"max_tries": 1})
+    world.ledger.add([A, B])
+    tasks.drain(world.ledger, world.synchronizer, world.objects, settings, seconds=60)
+    assert world.index() == {B}
+    (failure,) = world.ledger.failures()
+    assert (failure.ref, failure.reason) == (A, "gave_up")
+    assert "ZeroDivisionError" in failure.message
+
+
 def test_an_object_that_takes_workers_down_fails(world: World) -> None:
     """After three lost workers an object is on the failure list and is not tried again."""
     world.put(A, picture(RED))
@@ -303,6 +404,25 @@ def test_an_object_that_takes_workers_down_fails(world: World) -> None:
     (failure,) = world.ledger.failures()
     assert (failure.ref, failure.reason, failure.attempts) == (A, "worker_lost", 3)
     assert world.ledger.waiting() == set()
+
+
+def test_workers_are_called_once_until_one_has_come(world: World) -> None:
+    """However many events there are, no line of calls builds up before the reconcile.
+
+    Break: `wake` that does not ask the ledger.
+    """
+    app = tasks.create_app(
+        world.settings.model_copy(update={"redis_url": SecretStr(world.redis_url)})
+    )
+    with redis.Redis.from_url(world.redis_url) as client:
+        for _ in range(50):
+            tasks.wake(app, world.ledger)
+        assert client.llen("celery") == 1
+        world.drain()  # one has come
+        for _ in range(50):
+            tasks.wake(app, world.ledger)
+        assert client.llen("celery") == 2
+        assert 0 < client.pttl("cra:called") <= 60_000  # one that is lost is not waited for
 
 
 def test_reconcile_finds_what_events_missed(world: World) -> None:
@@ -325,7 +445,11 @@ def test_reconcile_finds_what_events_missed(world: World) -> None:
 
 
 def test_reconcile_stops_before_a_mass_deletion(world: World) -> None:
-    """An index that would lose more than its share loses nothing until a person allows it."""
+    """An index that would lose more than its share loses nothing until a person allows it.
+
+    Status says so, and why. Break: `_refusal` that is always empty, or a summary that is noted
+    only when the reconcile went through.
+    """
     refs = [ObjectRef("images", f"{n}.png") for n in range(FEW_ORPHANS + 1)]
     for ref in refs:
         world.put(ref, picture(RED))
@@ -334,7 +458,14 @@ def test_reconcile_stops_before_a_mass_deletion(world: World) -> None:
     with pytest.raises(AbortedError, match="21 of 21"):
         list(world.reconciler.reconcile())
     assert world.ledger.waiting() == set()
+    last = world.reconciler.status().last_reconcile
+    assert last is not None
+    assert "21 of 21" in last.stopped
+    assert last.orphaned == 21
     list(world.reconciler.reconcile(allow_mass_deletion=True))
+    last = world.reconciler.status().last_reconcile
+    assert last is not None
+    assert last.stopped == ""
     world.drain()
     assert world.index() == set()
 

@@ -19,7 +19,7 @@ from cra.shared import rpc
 from cra.shared.adapters.object_store import connect
 from cra.shared.rpc import LIVENESS
 from cra.shared.settings import Settings
-from deploy.healthcheck import beats, serves
+from deploy.healthcheck import beats, is_serving
 from deploy.local.parts import Part
 from deploy.local.runner import Runner
 from deploy.local.state import PartState
@@ -60,9 +60,10 @@ class Fleet:
                 if kind == "worker":
                     works[name] = self._ready[name] = self._beats(name, "worker")
                 else:
-                    target = f"127.0.0.1:{ports[kind.upper()][number]}"
-                    works[name] = lambda target=target: serves(target, LIVENESS)
-                    self._ready[name] = lambda target=target: serves(target)
+                    port = ports[kind.upper()][number]
+                    own = self.settings.model_copy(update={f"{kind}_port": port})
+                    works[name] = functools.partial(is_serving, port, own, LIVENESS)
+                    self._ready[name] = functools.partial(is_serving, port, own)
         if "worker" in kinds:
             parts.append(Part("beat", self._command("beat", "beat", 0), 30.0))
             works["beat"] = self._ready["beat"] = self._beats("beat", "beat")

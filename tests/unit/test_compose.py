@@ -11,12 +11,17 @@ from honcho.environ import parse_procfile
 
 from cra.shared.settings import Settings
 from deploy.local.environment import ENV_FILE, ROOT, LocalSettings
-from deploy.local.parts import FOUNDATIONS, PROCFILE
+from deploy.local.parts import FOUNDATIONS, POLICIES, PROCFILE
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 PROCESSES: dict[str, str] = parse_procfile(PROCFILE.read_text()).processes
 COMPOSE_ENV = dotenv_values(ROOT / "deploy" / "compose.env")
+OWN_ENV = {file.stem: dotenv_values(file) for file in (ROOT / "deploy" / "compose").glob("*.env")}
+"""What only some of the services may know."""
+OURS = sorted(set(PROCESSES) - FOUNDATIONS)
+ROLES = {**dict.fromkeys(("ingest", "worker", "beat"), "ingest"), "gateway": "gateway",
+         "embedding": "embedding"}  # fmt: skip
 ONCE = {"s3-setup"}
 """Runs once and ends."""
 
@@ -36,11 +41,65 @@ def test_a_service_runs_by_the_same_command(name: str) -> None:
     assert words(SERVICES[name]["command"]) == words(PROCESSES[name])
 
 
-@pytest.mark.parametrize("name", sorted(set(PROCESSES) - FOUNDATIONS))
-def test_a_service_reads_the_one_env_file(name: str) -> None:
-    """Settings stand in one file, not beside each service."""
-    assert SERVICES[name]["env_file"] == "deploy/compose.env"
+@pytest.mark.parametrize("name", OURS)
+def test_a_service_reads_what_it_may_know(name: str) -> None:
+    """Settings stand in the one file of all services, and secrets of a role in that role's alone.
+
+    Break: give the gateway ingest.env, or root.env, too.
+    """
+    role = ROLES[name]
+    events = ["deploy/compose/events.env"] if role == "ingest" else []
+    assert SERVICES[name]["env_file"] == [
+        "deploy/compose.env",
+        *events,
+        f"deploy/compose/{role}.env",
+    ]
     assert "environment" not in SERVICES[name]
+
+
+def test_the_store_s_root_is_nobody_else() -> None:
+    """Only the store and what sets it up have its root credentials; each role has its own.
+
+    Break: one key for two roles, or CRA_S3_SECRET_KEY in compose.env.
+    """
+    have = {
+        name for name, service in SERVICES.items()
+        if "deploy/compose/root.env" in service.get("env_file", [])
+    }  # fmt: skip
+    assert have == {"s3", "s3-setup"}
+    keys = [values["CRA_S3_ACCESS_KEY"] for values in OWN_ENV.values() if len(values) > 1
+            and "CRA_S3_ACCESS_KEY" in values]  # fmt: skip
+    assert len(keys) == len({*keys, OWN_ENV["root"]["MINIO_ROOT_USER"]}) - 1 == 4
+    assert not {name for name in COMPOSE_ENV if name.startswith("CRA_S3_") and "KEY" in name}
+    setup = str(SERVICES["s3-setup"]["command"])
+    assert "for role in gateway ingest embedding operator;" in setup
+    assert {file.stem for file in POLICIES.glob("*.json")} == set(OWN_ENV) - {"root", "events"}
+
+
+@pytest.mark.parametrize("name", [*OURS, "redis"])
+def test_a_container_has_no_root_and_nothing_to_write_on(name: str) -> None:
+    """No root, a read-only root file system, no capability, no way to new rights.
+
+    Break: drop `read_only` from `x-service`, or `USER cra` from the Dockerfile.
+    """
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service
+    assert "cap_add" not in service
+    assert service.get("user", "redis") == "redis"
+    for volume in service.get("volumes", []):
+        assert volume.partition(":")[2] == "/data"
+
+
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - {"etcd", "milvus", "milvus-store"}))
+def test_a_container_gets_no_new_rights(name: str) -> None:
+    """No program of a container gains rights by a set-uid bit.
+
+    Break: drop `security_opt` from a service.
+    """
+    assert SERVICES[name]["security_opt"] == ["no-new-privileges:true"]
 
 
 def test_env_files_name_only_settings_that_exist() -> None:
@@ -48,20 +107,24 @@ def test_env_files_name_only_settings_that_exist() -> None:
     known = {f"CRA_{name.upper()}" for name in Settings.model_fields}
     local = {f"CRA_{name.upper()}" for name in LocalSettings.model_fields}
     assert set(COMPOSE_ENV) <= known
+    for name, values in OWN_ENV.items():
+        assert set(values) <= known or name == "root"
     assert set(dotenv_values(ENV_FILE)) <= known | local
 
 
 def test_env_files_repeat_no_default() -> None:
     """One value per fact: what is a default already is not stated again."""
-    for values in (COMPOSE_ENV, dotenv_values(ENV_FILE)):
+    for values in (COMPOSE_ENV, dotenv_values(ENV_FILE), *OWN_ENV.values()):
         for name, value in values.items():
+            if name.startswith("MINIO_"):
+                continue
             default = Settings.model_fields[name.removeprefix("CRA_").lower()].default
             assert value != default
 
 
 def test_compose_settings_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     """The services would start with them."""
-    for name, value in COMPOSE_ENV.items():
+    for name, value in {**COMPOSE_ENV, **OWN_ENV["gateway"], **OWN_ENV["events"]}.items():
         monkeypatch.setenv(name, value or "")
     settings = Settings()
     assert settings.gateway_target == f"dns:///gateway:{settings.gateway_port}"

@@ -40,6 +40,7 @@ _values = st.text(max_size=20) | st.sampled_from(
 )
 _filters = st.builds(
     SearchFilter,
+    scope=st.lists(_values, max_size=3).map(tuple),
     buckets=st.lists(_values, max_size=3).map(tuple),
     key_prefix=_values,
     metadata=st.dictionaries(
@@ -66,7 +67,8 @@ def test_every_part_of_a_filter_is_in_its_expression(where: SearchFilter) -> Non
     clauses = [clause for clause in expression(where).split(" and ") if clause]
     times = [where.ingested_after, where.ingested_before]
     assert len(clauses) == (
-        bool(where.buckets)
+        bool(where.scope)
+        + bool(where.buckets)
         + bool(where.key_prefix)
         + len(where.metadata)
         + sum(time is not None for time in times)
@@ -76,6 +78,7 @@ def test_every_part_of_a_filter_is_in_its_expression(where: SearchFilter) -> Non
 def test_an_expression_by_hand() -> None:
     """The expression of a full filter, letter by letter."""
     where = SearchFilter(
+        scope=("images", "img"),
         buckets=("images", '"'),
         key_prefix="a%",
         metadata={"style": ("a", "b")},
@@ -83,6 +86,7 @@ def test_an_expression_by_hand() -> None:
         ingested_before=2,
     )
     assert expression(where) == (
+        'bucket_hex in ["696d61676573", "696d67"] and '
         'bucket_hex in ["696d61676573", "22"] and key_hex like "6125%" and '
         f'ARRAY_CONTAINS_ANY(tags, ["{tag("style", "a")}", "{tag("style", "b")}"]) and '
         "ingested_at >= 1000 and ingested_at < 2000"
@@ -140,7 +144,7 @@ def test_a_collection_has_a_name_that_milvus_takes(image_tower: str) -> None:
         ([10_000], 28, 128),
         ([100_000], 28, 255),
         ([125_000] * 8, 28, 128),
-        ([250_000] * 4, 28, 168),
+        ([250_000] * 4, 28, 193),
         ([125_000] * 1000, 28, 128),
         ([125_000] * 1000, 208, 260),
         ([10_000], 1100, 1375),

@@ -63,6 +63,8 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
         ("release_poll_seconds", "0"),
         ("max_releases", "0"),
         ("event_token", "令牌"),
+        ("redis_url", "rediss://redis:6379/0"),
+        ("redis_url", "rediss://redis:6379/0?ssl_cert_reqs=none"),
         ("service_token", "two words"),
     ],
 )
@@ -169,3 +171,58 @@ def test_readme_lists_every_setting() -> None:
     assert settings_table.written() == settings_table.table(), (
         "write it with: python -m tests.unit.settings_table"
     )
+
+
+def test_secrets_are_read_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of files, as a mounted secret is one, sets what the environment does not.
+
+    Break: load without `_secrets_dir`.
+    """
+    monkeypatch.setenv("CRA_SECRETS_DIR", str(tmp_path))
+    (tmp_path / "CRA_SERVICE_TOKEN").write_text("from-a-file\n")
+    (tmp_path / "cra_page_key").write_text("from-a-file-too")
+    (tmp_path / "CRA_EVENT_TOKEN").write_text("from-a-file")
+    (tmp_path / "..data").mkdir()  # as Kubernetes puts it beside them
+    monkeypatch.setenv("CRA_EVENT_TOKEN", "from-the-environment")
+    settings = Settings.load()
+    assert settings.service_token.get_secret_value() == "from-a-file"
+    assert settings.page_key.get_secret_value() == "from-a-file-too"
+    assert settings.event_token.get_secret_value() == "from-the-environment"
+    assert "from-" not in repr(settings)
+
+
+def test_an_env_file_may_name_the_folder(tmp_path: Path) -> None:
+    """CRA_SECRETS_DIR may stand in an env file as any other setting does.
+
+    Break: find the folder without the env file.
+    """
+    (tmp_path / "CRA_SERVICE_TOKEN").write_text("from-a-file")
+    env_file = tmp_path / "cra.env"
+    env_file.write_text(f"CRA_SECRETS_DIR={tmp_path}\n")
+    assert Settings.load(env_file).service_token.get_secret_value() == "from-a-file"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("", b"", "CRA_SECRETS_DIR: {folder}: No such file or directory"),
+        ("CRA_SERVICE_TOKEN", b"two hush-words", "CRA_SERVICE_TOKEN: only visible ASCII"),
+        ("CRA_SERVICE_TOKEN", b"\xff hush", "CRA_SECRETS_DIR: {folder}: holds what is no UTF-8"),
+    ],
+)
+def test_a_bad_folder_of_secrets_stops_the_start(
+    name: str, content: bytes, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is not there, or holds nonsense, is named; what it holds is not.
+
+    Break: hand the folder to pydantic unlooked, which only warns of one that is not there.
+    """
+    folder = tmp_path / "secrets"
+    if name:
+        folder.mkdir()
+        (folder / name).write_bytes(content)
+    monkeypatch.setenv("CRA_SECRETS_DIR", str(folder))
+    with pytest.raises(FailedPreconditionError) as caught:
+        Settings.load()
+    assert told.format(folder=folder) in caught.value.message
+    assert "hush" not in caught.value.message

@@ -124,7 +124,7 @@ def evaluate(settings: Settings, /, **parameters: Any) -> None:
     with contextlib.ExitStack() as stack:
         gallery = None
         if others["live"]:
-            client = stack.enter_context(SearchClient(settings.gateway_target, timeout=30, tries=5))
+            client = stack.enter_context(SearchClient.of(settings, timeout=30, tries=5))
             ids = [image.image_id for image in dataset.images]
             gallery = LiveGallery(client, ids, others["live_prefix"])
         listen = stack.enter_context(_progress(disable=others["as_json"]))

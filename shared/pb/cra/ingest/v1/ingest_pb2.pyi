@@ -366,6 +366,7 @@ class ReconcileSummary(_message.Message):
     MISSING_FIELD_NUMBER: _builtins.int
     STALE_FIELD_NUMBER: _builtins.int
     ORPHANED_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
     objects: _builtins.int
     """Objects listed."""
     missing: _builtins.int
@@ -373,7 +374,9 @@ class ReconcileSummary(_message.Message):
     stale: _builtins.int
     """Vectors of an older version, put in line."""
     orphaned: _builtins.int
-    """Vectors whose object is gone, put in line for removal."""
+    """Vectors whose object is gone, put in line for removal unless it stopped."""
+    stopped: _builtins.str
+    """Why nothing was removed: more would have gone than is allowed. Empty if it went through."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -387,10 +390,11 @@ class ReconcileSummary(_message.Message):
         missing: _builtins.int = ...,
         stale: _builtins.int = ...,
         orphaned: _builtins.int = ...,
+        stopped: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finished_at", b"finished_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished_at", b"finished_at", "missing", b"missing", "objects", b"objects", "orphaned", b"orphaned", "stale", b"stale", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished_at", b"finished_at", "missing", b"missing", "objects", b"objects", "orphaned", b"orphaned", "stale", b"stale", "started_at", b"started_at", "stopped", b"stopped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -176,7 +176,7 @@ class Filter(_message.Message):
     """Keys that begin with this; at most 1,024 bytes of UTF-8."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Any of these buckets; at most 64, each of at most 63 characters."""
+        """Any of these buckets, as far as the key's scope allows; at most 64, each of at most 63 characters."""
 
     @_builtins.property
     def metadata(self) -> _containers.MessageMap[_builtins.str, Global___MetadataValues]:
@@ -242,8 +242,8 @@ class SearchResponse(_message.Message):
     TIMING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     next_page_token: _builtins.str
-    """Empty on the last page. Signed; it binds the query, the release, the collection and the last
-    hit. Images written between two pages may make a hit repeat or be skipped.
+    """Empty on the last page. Signed; it binds the query, the key's scope, the release, the collection
+    and the last hit. Images written between two pages may make a hit repeat or be skipped.
     """
     text_release: _builtins.str
     """The text release that encoded the query (also named when the query had no text)."""

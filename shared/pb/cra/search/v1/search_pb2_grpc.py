@@ -30,6 +30,12 @@ class SearchServiceStub:
 
     Errors of every call carry google.rpc details: BadRequest names the field and its limit,
     RetryInfo says when to try again, ErrorInfo holds a stable reason.
+
+    A gateway may ask for an API key, in the metadata `authorization: Bearer KEY`. Without one that is
+    in force every call is UNAUTHENTICATED, before its message is read. A key may have a scope of
+    buckets: it finds nothing of others, and an image_id of theirs is NOT_FOUND like one that does not
+    exist. It may have a rate: a search over it is RESOURCE_EXHAUSTED, and RetryInfo says when it no
+    longer is; each request of a stream counts.
     """
 
     def __init__(self, channel):
@@ -55,6 +61,12 @@ class SearchServiceServicer:
 
     Errors of every call carry google.rpc details: BadRequest names the field and its limit,
     RetryInfo says when to try again, ErrorInfo holds a stable reason.
+
+    A gateway may ask for an API key, in the metadata `authorization: Bearer KEY`. Without one that is
+    in force every call is UNAUTHENTICATED, before its message is read. A key may have a scope of
+    buckets: it finds nothing of others, and an image_id of theirs is NOT_FOUND like one that does not
+    exist. It may have a rate: a search over it is RESOURCE_EXHAUSTED, and RetryInfo says when it no
+    longer is; each request of a stream counts.
     """
 
     def Search(self, request, context):
@@ -74,8 +86,9 @@ class SearchServiceServicer:
     def SearchStream(self, request_iterator, context):
         """SearchStream answers many queries over one stream, each as soon as it is ready and so not
         always in order: match them by request_id. One bad query is answered with its error and
-        never ends the stream. What does end it is a message of over 16 MiB, with RESOURCE_EXHAUSTED:
-        it is refused before it is read, so nobody knows which query it was.
+        never ends the stream. What does end it is that its key is revoked, or a message of over
+        16 MiB, with RESOURCE_EXHAUSTED: it is refused before it is read, so nobody knows which query
+        it was.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,6 +120,12 @@ class SearchService:
 
     Errors of every call carry google.rpc details: BadRequest names the field and its limit,
     RetryInfo says when to try again, ErrorInfo holds a stable reason.
+
+    A gateway may ask for an API key, in the metadata `authorization: Bearer KEY`. Without one that is
+    in force every call is UNAUTHENTICATED, before its message is read. A key may have a scope of
+    buckets: it finds nothing of others, and an image_id of theirs is NOT_FOUND like one that does not
+    exist. It may have a rate: a search over it is RESOURCE_EXHAUSTED, and RetryInfo says when it no
+    longer is; each request of a stream counts.
     """
 
     @staticmethod

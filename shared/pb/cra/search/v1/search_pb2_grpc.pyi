@@ -31,6 +31,12 @@ class SearchServiceStub:
 
     Errors of every call carry google.rpc details: BadRequest names the field and its limit,
     RetryInfo says when to try again, ErrorInfo holds a stable reason.
+
+    A gateway may ask for an API key, in the metadata `authorization: Bearer KEY`. Without one that is
+    in force every call is UNAUTHENTICATED, before its message is read. A key may have a scope of
+    buckets: it finds nothing of others, and an image_id of theirs is NOT_FOUND like one that does not
+    exist. It may have a rate: a search over it is RESOURCE_EXHAUSTED, and RetryInfo says when it no
+    longer is; each request of a stream counts.
     """
 
     @_typing.overload
@@ -50,8 +56,9 @@ class SearchServiceStub:
     SearchStream: _grpc.StreamStreamMultiCallable[_search_pb2.SearchStreamRequest, _search_pb2.SearchStreamResponse]
     """SearchStream answers many queries over one stream, each as soon as it is ready and so not
     always in order: match them by request_id. One bad query is answered with its error and
-    never ends the stream. What does end it is a message of over 16 MiB, with RESOURCE_EXHAUSTED:
-    it is refused before it is read, so nobody knows which query it was.
+    never ends the stream. What does end it is that its key is revoked, or a message of over
+    16 MiB, with RESOURCE_EXHAUSTED: it is refused before it is read, so nobody knows which query
+    it was.
     """
 
 @_typing.type_check_only
@@ -60,6 +67,12 @@ class SearchServiceAsyncStub(SearchServiceStub):
 
     Errors of every call carry google.rpc details: BadRequest names the field and its limit,
     RetryInfo says when to try again, ErrorInfo holds a stable reason.
+
+    A gateway may ask for an API key, in the metadata `authorization: Bearer KEY`. Without one that is
+    in force every call is UNAUTHENTICATED, before its message is read. A key may have a scope of
+    buckets: it finds nothing of others, and an image_id of theirs is NOT_FOUND like one that does not
+    exist. It may have a rate: a search over it is RESOURCE_EXHAUSTED, and RetryInfo says when it no
+    longer is; each request of a stream counts.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -76,8 +89,9 @@ class SearchServiceAsyncStub(SearchServiceStub):
     SearchStream: _aio.StreamStreamMultiCallable[_search_pb2.SearchStreamRequest, _search_pb2.SearchStreamResponse]  # type: ignore[assignment]
     """SearchStream answers many queries over one stream, each as soon as it is ready and so not
     always in order: match them by request_id. One bad query is answered with its error and
-    never ends the stream. What does end it is a message of over 16 MiB, with RESOURCE_EXHAUSTED:
-    it is refused before it is read, so nobody knows which query it was.
+    never ends the stream. What does end it is that its key is revoked, or a message of over
+    16 MiB, with RESOURCE_EXHAUSTED: it is refused before it is read, so nobody knows which query
+    it was.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -85,6 +99,12 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors of every call carry google.rpc details: BadRequest names the field and its limit,
     RetryInfo says when to try again, ErrorInfo holds a stable reason.
+
+    A gateway may ask for an API key, in the metadata `authorization: Bearer KEY`. Without one that is
+    in force every call is UNAUTHENTICATED, before its message is read. A key may have a scope of
+    buckets: it finds nothing of others, and an image_id of theirs is NOT_FOUND like one that does not
+    exist. It may have a rate: a search over it is RESOURCE_EXHAUSTED, and RetryInfo says when it no
+    longer is; each request of a stream counts.
     """
 
     @_abc_1.abstractmethod
@@ -111,8 +131,9 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_search_pb2.SearchStreamResponse], _abc.AsyncIterator[_search_pb2.SearchStreamResponse]]:
         """SearchStream answers many queries over one stream, each as soon as it is ready and so not
         always in order: match them by request_id. One bad query is answered with its error and
-        never ends the stream. What does end it is a message of over 16 MiB, with RESOURCE_EXHAUSTED:
-        it is refused before it is read, so nobody knows which query it was.
+        never ends the stream. What does end it is that its key is revoked, or a message of over
+        16 MiB, with RESOURCE_EXHAUSTED: it is refused before it is read, so nobody knows which query
+        it was.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

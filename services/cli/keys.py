@@ -1,0 +1,100 @@
+"""`cra keys`: make, list and revoke API keys of the gateway."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from cra.shared.api_keys import ApiKey, change_keys, digest_of, new_key, read_keys
+from cra.shared.console import err, out, table
+from cra.shared.errors import FailedPreconditionError, NotFoundError
+from cra.shared.settings import Settings
+
+
+@click.group()
+@click.option(
+    "--file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file of keys; that of CRA_API_KEYS_FILE if not given.",
+)
+@click.pass_context
+def keys(context: click.Context, file: Path | None) -> None:
+    """Make, list and revoke API keys.
+
+    A gateway that runs follows the file within two seconds.
+    """
+    settings = context.find_object(Settings)
+    named = settings.api_keys_file if settings else ""
+    if file is None and not named:
+        raise click.UsageError("give --file, or set CRA_API_KEYS_FILE")
+    context.obj = file or Path(named)
+
+
+@keys.command()
+@click.argument("name")
+@click.option("--bucket", "buckets", multiple=True, help="Only this bucket; may be repeated.")
+@click.option("--rate", type=float, help="Searches a second; no limit if not given.")
+@click.option("--burst", type=int, help="Searches at once after a pause; those of a second.")
+@click.pass_obj
+def add(
+    file: Path, name: str, buckets: tuple[str, ...], rate: float | None, burst: int | None
+) -> None:
+    """Make a key and print it, this one time; the file keeps only its digest."""
+    if burst is not None and rate is None:
+        raise click.UsageError("--burst has no effect without --rate")
+    secret = new_key()
+    try:
+        key = ApiKey(name=name, sha256=digest_of(secret), buckets=buckets, rate=rate, burst=burst)
+    except ValueError as error:
+        raise click.UsageError(_first_problem(error)) from error
+
+    def extend(there: tuple[ApiKey, ...]) -> Iterable[ApiKey]:
+        if name in {one.name for one in there}:
+            raise FailedPreconditionError(f"there is a key {name!r} already; revoke it first")
+        return (*there, key)
+
+    change_keys(file, extend)
+    err.print(f"the key {name!r}, which is not shown again:")
+    click.echo(secret)
+
+
+@keys.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def list_(file: Path, as_json: bool) -> None:
+    """List the keys: what they may do, not what they are."""
+    found = read_keys(file)
+    if as_json:
+        click.echo(json.dumps([key.model_dump(exclude={"sha256"}) for key in found]))
+        return
+    shown = table("name", "buckets", "rate", "burst")
+    for key in found:
+        limits = (f"{key.rate:g}/s", str(key.most_at_once)) if key.rate else ("unlimited", "")
+        shown.add_row(key.name, ", ".join(key.buckets) or "all", *limits)
+    out.print(shown)
+
+
+@keys.command()
+@click.argument("name")
+@click.pass_obj
+def revoke(file: Path, name: str) -> None:
+    """Take a key out of the file."""
+
+    def without(there: tuple[ApiKey, ...]) -> Iterable[ApiKey]:
+        if name not in {one.name for one in there}:
+            raise NotFoundError(f"there is no key {name!r} in {file}")
+        return [one for one in there if one.name != name]
+
+    read_keys(file)  # a file that is not there is no file without keys
+    change_keys(file, without)
+    out.print(f"revoked {name}")
+
+
+def _first_problem(error: ValueError) -> str:
+    details = getattr(error, "errors", None)
+    if details is None:
+        return str(error)
+    first = details(include_input=False)[0]
+    option = {"name": "NAME", "buckets": "--bucket"}.get(first["loc"][0], f"--{first['loc'][0]}")
+    return f"{option}: {first['msg'].removeprefix('Value error, ')}"
