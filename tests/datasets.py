@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.unit.pictures import colourful, encode
+from tests.pictures import colourful, encode
 
 
 def picture(seed: int = 0, kind: str = "PNG") -> bytes:

@@ -10,13 +10,15 @@ import hashlib
 import io
 import json
 import math
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
+import pillow_heif
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 MAX_PIXELS: Final = 89_478_485
 """Pillow's own limit against decompression bombs: 256 MiB of RGB."""
@@ -25,8 +27,21 @@ MAX_SIDE: Final = 65_535
 """JPEG's own limit. A resize needs memory in proportion to the side: a PNG of one row and 90 KB
 could ask for 3 GB."""
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "HEIF")
 """What is decoded; the plugins of rarer formats are a risk and no gain."""
+
+# HEIF and nothing else. It turns and mirrors as the file says (irot, imir) and takes the
+# orientation out of the EXIF data, which repeats it: each is applied once. Without thumbnails:
+# they would be decoded in the image's place, and nothing proves that they show the same.
+pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
+
+MAX_SCANS: Final = 100
+"""Of a progressive JPEG; an encoder makes about ten. Each passes over the whole image, however few
+bytes it has: a file of 1 MB could keep a worker busy for minutes."""
+
+MAX_SEGMENTS: Final = 100_000
+"""Of a JPEG or chunks of a PNG. Pillow keeps those that it does not know: a file of 64 MB could
+ask for gigabytes."""
 
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,6 +60,18 @@ DRAFT: Final = 2.5
 """How much larger than the tower's input a JPEG is decoded at least. At 2 the worst of the images
 that were tried had a cosine of 0.9987 with itself, at 2.5 of 0.9997."""
 
+# A JPEG's markers; 00 and the restarts, D0 to D7, stand inside a scan.
+_MARKER: Final = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
+_START_OF_SCAN: Final = b"\xda"
+_END_OF_IMAGE: Final = b"\xd9"
+_WITHOUT_LENGTH: Final = (b"\x01", b"\xd8")
+
+_TILE_WIDTH: Final = 322
+_TILE_LENGTH: Final = 323
+
+_SIGNED: Final = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000", "HEIF")
+"""Formats whose files begin as no text does."""
+
 # The statistics of OpenAI's CLIP, which Chinese CLIP keeps.
 MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 STD: Final = (0.26862954, 0.26130258, 0.27577711)
@@ -54,8 +81,8 @@ class BadImageError(Exception):
     """An image that cannot be encoded.
 
     Attributes:
-        reason: a stable word: `empty`, `not_an_image`, `truncated`, `corrupt`,
-            `too_many_pixels`, `too_long`.
+        reason: a stable word: `empty`, `not_an_image`, `truncated`, `corrupt`, `unsupported`,
+            `too_many_pixels`, `too_long`, `too_many_parts`.
         message: what is wrong, for people.
     """
 
@@ -113,9 +140,10 @@ def prepare(encoded: bytes, preprocessing: Preprocessing, *, exact: bool = False
     image = _open(encoded)
     width, height = image.size
     try:
-        if not exact:
+        # A HEIF would be drafted by a picture beside the image, if there were one.
+        if not exact and image.format in {"JPEG", "MPO"}:
             side = math.ceil(DRAFT * preprocessing.input_size)
-            image.draft(None, (side, side))  # does nothing to what is no JPEG
+            image.draft(None, (side, side))
         image.load()
         turn = _turn(image)
         image = _eight_bit(image)
@@ -125,8 +153,7 @@ def prepare(encoded: bytes, preprocessing: Preprocessing, *, exact: bool = False
             width, height = height, width
         return PreparedImage(squash(image, preprocessing), width, height)
     except Exception as error:  # decoders raise nearly anything on hostile bytes
-        reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
-        raise BadImageError(reason, f"the image cannot be decoded: {error}") from error
+        raise _damaged(error) from error
 
 
 def squash(image: Image.Image, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -140,6 +167,7 @@ def squash(image: Image.Image, preprocessing: Preprocessing) -> npt.NDArray[np.u
 def _open(encoded: bytes) -> Image.Image:
     if not encoded:
         raise BadImageError("empty", "the file is empty")
+    _check_parts(encoded)
     try:
         with warnings.catch_warnings():
             # Pillow warns at its limit and raises at twice that; here the limit is the limit.
@@ -148,16 +176,94 @@ def _open(encoded: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         # Its words name its own limit, not ours.
         raise BadImageError("too_many_pixels", _pixel_limit()) from error
+    except UnidentifiedImageError as error:
+        raise _unknown(encoded) from error
     except Exception as error:  # decoders raise nearly anything on hostile bytes
-        raise BadImageError(
-            "not_an_image", f"not an image of a known format ({', '.join(FORMATS)})"
-        ) from error
+        raise _damaged(error) from error
     size = f"{image.width} x {image.height}"
     if image.width * image.height > MAX_PIXELS:
         raise BadImageError("too_many_pixels", _pixel_limit(f": {size}"))
     if max(image.size) > MAX_SIDE:
         raise BadImageError("too_long", f"too long: {size}; a side has at most {MAX_SIDE} pixels")
+    if image.format == "TIFF":
+        _check_tiles(image)
+    if image.mode == "LAB":
+        raise BadImageError("unsupported", "its colours are given as L*a*b*; save it as RGB")
     return image
+
+
+def _check_parts(encoded: bytes) -> None:
+    """Refuse a JPEG or PNG of so many parts that they, not its pixels, are the work."""
+    if encoded.startswith(b"\xff\xd8\xff"):
+        scans, segments = _jpeg_parts(encoded)
+        if scans > MAX_SCANS:
+            raise BadImageError(
+                "too_many_parts", f"a JPEG of over {MAX_SCANS} scans; at most that are allowed"
+            )
+    elif encoded.startswith(b"\x89PNG\r\n\x1a\n"):
+        segments = _png_chunks(encoded)
+    else:
+        return
+    if segments > MAX_SEGMENTS:
+        raise BadImageError(
+            "too_many_parts", f"it has over {MAX_SEGMENTS} segments; at most that are allowed"
+        )
+
+
+def _jpeg_parts(encoded: bytes) -> tuple[int, int]:
+    """Count scans and the segments before them, or until one of them is over its limit."""
+    # The quick count also finds pairs that are none, inside EXIF data or after the image's end.
+    few = encoded.count(b"\xff" + _START_OF_SCAN) <= MAX_SCANS
+    scans = segments = 0
+    place = 2
+    while (found := _MARKER.search(encoded, place)) and found[1] != _END_OF_IMAGE:
+        segments += 1
+        scans += found[1] == _START_OF_SCAN
+        if scans > MAX_SCANS or segments > MAX_SEGMENTS or (few and scans):
+            break
+        size = int.from_bytes(encoded[found.end() : found.end() + 2])
+        place = found.end() + (0 if found[1] in _WITHOUT_LENGTH else size)
+    return scans, segments
+
+
+def _png_chunks(encoded: bytes) -> int:
+    """Count chunks, or until they are over the limit."""
+    chunks, place = 0, 8
+    while place < len(encoded) and chunks <= MAX_SEGMENTS:
+        place += 12 + int.from_bytes(encoded[place : place + 4])
+        chunks += 1
+    return chunks
+
+
+def _check_tiles(image: Image.Image) -> None:
+    """Refuse a TIFF whose tiles are larger than an image may be: each is decoded as a whole."""
+    tags = getattr(image, "tag_v2", {})
+    pixels = 1
+    for tag in (_TILE_WIDTH, _TILE_LENGTH):
+        side = tags.get(tag, 1)
+        pixels *= side if isinstance(side, int) else max(side, default=1)
+    if pixels > MAX_PIXELS:
+        raise BadImageError("too_many_pixels", _pixel_limit(" in a tile"))
+
+
+def _unknown(encoded: bytes) -> BadImageError:
+    """Return why no format took the file."""
+    for name in _SIGNED:
+        accepts = Image.OPEN[name][1]
+        if accepts is not None and accepts(encoded[:16]) is True:
+            return BadImageError("corrupt", f"it begins like {name}, but is damaged or cut short")
+    return BadImageError("not_an_image", f"not an image of a known format ({', '.join(FORMATS)})")
+
+
+def _damaged(error: Exception) -> BadImageError:
+    """Return what a decoder's error means."""
+    # A missing key, an index: the name of the error says more than its text.
+    plain = isinstance(error, (OSError, EOFError, ValueError, SyntaxError, RuntimeError))
+    detail = (plain and str(error)) or type(error).__name__
+    cut = any(words in detail.lower() for words in ("truncated", "outside of file"))
+    return BadImageError(
+        "truncated" if cut else "corrupt", f"the image cannot be decoded: {detail}"
+    )
 
 
 def _pixel_limit(found: str = "") -> str:

@@ -18,7 +18,7 @@ from cra.shared.model.pixels import Preprocessing, prepare
 from cra.shared.model.runtime import Runtime
 from cra.shared.model.text_tower import TextTower
 from tests.checkpoints import Vision, make_checkpoint, tiny_config
-from tests.unit.pictures import FILES, decode
+from tests.pictures import FILES, decode
 from tests.unit.reference import TOLERANCE, Reference, split_config
 
 OFFICIAL = "ViT-B-16"

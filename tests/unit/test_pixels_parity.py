@@ -16,7 +16,7 @@ from cra.shared.model.image_tower import ImageTower, normalize_pixels
 from cra.shared.model.pixels import Preprocessing, prepare
 from tests.checkpoints import Vision
 from tests.photos import photograph
-from tests.unit.pictures import FILES, colourful, decode, encode, wide_samples
+from tests.pictures import FILES, colourful, decode, encode, png_48, wide_samples
 from tests.unit.reference import TOLERANCE, Reference, load_reference
 
 TINY = Preprocessing(32)
@@ -129,7 +129,8 @@ def test_sixteen_bits_are_scaled_to_eight(kind: str, same: Callable[..., None]) 
 
 def test_sixteen_bits_of_colour(same: Callable[..., None]) -> None:
     """A 16-bit RGB PNG is read as cn_clip reads it: Pillow brings it to 8 bits."""
-    encoded = _png_48(wide_samples())
+    gray = wide_samples()
+    encoded = png_48(np.stack([gray, gray[::-1], gray[:, ::-1]], axis=-1))
     assert decode(encoded).mode == "RGB"
     same(encoded, decode(encoded))
 
@@ -193,24 +194,6 @@ def test_bf16_keeps_the_direction(folder: Path, tower: ImageTower) -> None:
     pixels = np.stack([prepare(file, TINY).pixels for file in FILES.values()])
     fast = ImageTower(find_model(str(folder)), "cpu", "bf16").encode(pixels)
     assert (tower.encode(pixels) * fast).sum(axis=1).min() >= 0.999
-
-
-def _png_48(samples: npt.NDArray[np.uint16]) -> bytes:
-    """Return a PNG of 16 bits a channel, which Pillow reads but does not write."""
-    import struct
-    import zlib
-
-    height, width = samples.shape
-    colours = np.stack([samples, samples[::-1], samples[:, ::-1]], axis=-1).astype(">u2")
-    rows = b"".join(b"\0" + row.tobytes() for row in colours)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        body = kind + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])

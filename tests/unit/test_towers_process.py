@@ -17,8 +17,8 @@ from cra.shared.model.pixels import Preprocessing, prepare
 from cra.shared.releases import WEIGHTS, Release, write_release
 from cra.shared.settings import Settings
 from tests.checkpoints import make_checkpoint
+from tests.pictures import FILES
 from tests.releases import make_tower_release
-from tests.unit.pictures import FILES
 from tests.unit.reference import TOLERANCE
 
 

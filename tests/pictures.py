@@ -1,6 +1,8 @@
 """Pictures for tests: every format and mode that a bucket of photographs may hold."""
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,51 @@ def wide_samples(width: int = 40, height: int = 28) -> npt.NDArray[np.uint16]:
     """Return 16-bit gray samples over the whole range, shape [height, width]."""
     ramp = np.linspace(0, 65535, width * height).astype(np.uint16)
     return np.random.default_rng(1).permutation(ramp).reshape(height, width)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Return one chunk of a PNG."""
+    body = kind + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def png(
+    width: int,
+    height: int,
+    bits: int,
+    colour: int,
+    rows: bytes,
+    *,
+    packed: bool = False,
+    exif: bytes = b"",
+) -> bytes:
+    """Return a PNG whose header may tell of more, or other, pixels than there are.
+
+    Args:
+        width: as the header has it, in pixels.
+        height: the same.
+        bits: of a sample.
+        colour: PNG's colour type; 0: gray, 2: RGB, 6: RGBA.
+        rows: each row behind the number of its filter.
+        packed: `rows` is a zlib stream already.
+        exif: EXIF data, if there is any.
+    """
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    data = rows if packed else zlib.compress(rows)
+    chunks = [(b"IHDR", header), (b"eXIf", exif), (b"IDAT", data), (b"IEND", b"")]
+    used = [chunk(kind, content) for kind, content in chunks if kind != b"eXIf" or content]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(used)
+
+
+def png_48(samples: npt.NDArray[np.uint16]) -> bytes:
+    """Return a PNG of 16 bits a channel, which Pillow reads but does not write.
+
+    Args:
+        samples: uint16 RGB, shape [height, width, 3].
+    """
+    height, width, _ = samples.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in samples.astype(">u2"))
+    return png(width, height, 16, 2, rows)
 
 
 def _files() -> dict[str, bytes]:
