@@ -76,6 +76,8 @@ class ObjectDetails(StoredObject):
     """An object as looked at by itself: its user metadata too."""
 
     metadata: Mapping[str, str] = field(default_factory=dict)
+    problem: str = ""
+    """Why it cannot be asked for, though a listing shows it; empty: it can."""
 
     @property
     def metadata_digest(self) -> str:

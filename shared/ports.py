@@ -46,7 +46,8 @@ class ObjectStore(Protocol):
 
         Args:
             ref: the object.
-            check: sees the details before the content is loaded; what it raises ends that.
+            check: sees the details before the content is loaded; what it raises ends that. An
+                object with a `problem` has no content.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Objects that a bucket may hold and that are bad, or odd: what each is, and what is to become of it.
+"""Objects of a bucket that are bad, or odd: what each is, and what is to become of it.
 
 The tests make all of them; `docs/bad-inputs.md` is the table (`make bad-inputs`).
 """
@@ -152,7 +152,7 @@ def _with_segment(marker: int, data: bytes, times: int = 1) -> bytes:
 
 
 def _tiff(width: int, height: int, tags: Mapping[int, int], data: bytes) -> bytes:
-    """Return a gray TIFF of 8 bits, packed by deflate; `tags` come after, or instead of, its own."""
+    """Return a gray TIFF of 8 bits, packed by deflate; `tags` come beside its own."""
     base = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1}
     fields = {**base, **tags}
     start = 8 + 2 + 12 * (len(fields) + 2) + 4
@@ -554,7 +554,7 @@ def _colours() -> Iterator[OddObject]:
     samples = np.asarray(GRAY).astype(np.float32)
     yield _good("TIFF, floats to 1", lambda: encode(Image.fromarray(samples / 255), "TIFF"), GRAY)
     yield _good("TIFF, floats to 255", lambda: encode(Image.fromarray(samples), "TIFF"), GRAY)
-    yield _bad("TIFF, floats, one not a number", lambda: encode(_nan(samples), "TIFF"), "corrupt")
+    yield _bad("TIFF, a float NaN", lambda: encode(_nan(samples), "TIFF"), "corrupt")
     yield _good("TIFF, 32 bits",
                 lambda: encode(Image.fromarray(_wide().astype(np.int32)), "TIFF"), GRAY)  # fmt: skip
     black = GRAY.convert("1")
@@ -648,7 +648,7 @@ LONG_KEY: Final = "/".join(["长" * 66] * 5 + ["x" * 25 + ".jpg"])
 KEYS: Final[Mapping[str, str]] = {
     "1,024 bytes": LONG_KEY,
     "emoji": "🏯🏮 👨‍👩‍👧.jpg",
-    "right to left": "مبنى/قبة ‮gpj.exe‬.jpg",
+    "right to left": "مبنى/قبة \u202egpj.exe\u202c.jpg",
     "single quotes": "it's 'quoted'.jpg",
     "double quotes": 'a "quoted" one.jpg',
     "words of a filter": '"] or true or key_hex like "%.jpg',
@@ -695,7 +695,7 @@ def _names() -> Iterator[OddObject]:
 
 def _metadata() -> Iterator[OddObject]:
     for kind, metadata in {
-        "not ASCII": {"caption": "歇山顶 🏯 ‮مبنى"},
+        "not ASCII": {"caption": "歇山顶 🏯 \u202eمبنى"},
         "quotes and words of a filter": {"caption": '"] or true or tags in ["', "a-b": "\\'\""},
         "control characters": {"caption": "a\0b\x1b[31m\r\nX-Injected: 1"},
         "percent signs": {"caption": "%zz %2", "other": "%"},

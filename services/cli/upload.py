@@ -16,7 +16,8 @@ from cra.shared.errors import CraError
 PARALLEL: Final = 8
 
 SUFFIXES: Final = {
-    ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp",
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jp2", ".jpeg", ".jpg", ".png", ".tif",
+    ".tiff", ".webp",
 }  # fmt: skip
 """Files that a folder is searched for; a file that is named by itself is always put."""
 

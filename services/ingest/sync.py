@@ -170,7 +170,7 @@ class Synchronizer:
 
         def check(details: ObjectDetails) -> None:
             checked.append(details)
-            _check_size(details, self._max_object_bytes)
+            _check(details, self._max_object_bytes)
 
         try:
             # One request for both: what was never indexed need not be looked at before.
@@ -253,7 +253,9 @@ def _state_of(record: ImageRecord) -> object:
     return record.version, record.metadata_digest
 
 
-def _check_size(details: ObjectDetails, most: int) -> None:
+def _check(details: ObjectDetails, most: int) -> None:
+    if details.problem:
+        raise BadImageError("bad_key", f"its key cannot be asked for: {details.problem}")
     if details.size > most:
         raise BadImageError(
             "too_many_bytes", f"it has {details.size} bytes; at most {most} are allowed"

@@ -1,10 +1,12 @@
 """The object store port over the S3 API, by the minio SDK."""
 
 import functools
+import http.client
 import urllib.parse
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import urllib3
@@ -22,7 +24,16 @@ _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 SILENCE_LASTS = 20.0
 """Seconds between two bytes after which the store is taken for dead."""
 
+# Each metadata entry is a header. With the library's own limits, 100 headers and 64 KB for one, an
+# object of more could not even be looked at, and would look like an outage of the store.
+http.client._MAXHEADERS = 2**16  # type: ignore[attr-defined]
+http.client._MAXLINE = 2**20  # type: ignore[attr-defined]
+
 T = TypeVar("T")
+
+
+class _NotAddressableError(Exception):
+    """The SDK or the store refuses the very name of an object."""
 
 
 def connect(settings: Settings, *, public: bool = False) -> Minio:
@@ -89,7 +100,10 @@ class S3ObjectStore:
             )
 
     def look(self, ref: ObjectRef) -> ObjectDetails | None:
-        item = call_s3(lambda: self._client.stat_object(ref.bucket, ref.key), gone=True)
+        try:
+            item = call_s3(lambda: _named(self._client.stat_object, ref), gone=True)
+        except _NotAddressableError as error:
+            return self._listed(ref, str(error))
         if item is None:
             return None
         return ObjectDetails(
@@ -103,7 +117,7 @@ class S3ObjectStore:
         self, ref: ObjectRef, check: Callable[[ObjectDetails], None] = lambda _: None
     ) -> tuple[ObjectDetails, bytes] | None:
         def fetch() -> tuple[ObjectDetails, bytes]:
-            response = self._client.get_object(ref.bucket, ref.key)
+            response = _named(self._client.get_object, ref)
             try:
                 headers = response.headers
                 details = ObjectDetails(
@@ -116,13 +130,29 @@ class S3ObjectStore:
                     decode_metadata(headers),
                 )
                 check(details)
-                return details, bytes(response.data)
+                # As it is stored: a Content-Encoding is only what its writer said, may be wrong,
+                # and could unpack to more than the size that was checked.
+                return details, bytes(response.read(decode_content=False))
             finally:
                 response.close()
                 response.release_conn()
 
-        found: tuple[ObjectDetails, bytes] | None = call_s3(fetch, gone=True)
+        try:
+            found: tuple[ObjectDetails, bytes] | None = call_s3(fetch, gone=True)
+        except _NotAddressableError as error:
+            details = self._listed(ref, str(error))
+            if details is None:
+                return None
+            check(details)
+            return details, b""
         return found
+
+    def _listed(self, ref: ObjectRef, problem: str) -> ObjectDetails | None:
+        """Return what a listing tells of an object that cannot be asked for by its name."""
+        first = next(self.list(ref.bucket, ref.key), None)  # no longer key comes before it
+        if first is None or first.ref != ref:
+            return None
+        return ObjectDetails(ref, first.version, first.size, problem=problem)
 
     def signed_url(self, ref: ObjectRef) -> str:
         return str(
@@ -133,6 +163,22 @@ class S3ObjectStore:
         for bucket in self._buckets:
             if not call_s3(functools.partial(self._client.bucket_exists, bucket)):
                 raise UnavailableError(f"the bucket {bucket!r} does not exist")
+
+
+def _named(method: Callable[[str, str], T], ref: ObjectRef) -> T:
+    """Call a method of the SDK about one object.
+
+    Raises:
+        _NotAddressableError: the object has a name that cannot be asked for.
+    """
+    try:
+        return method(ref.bucket, ref.key)
+    except ValueError as error:  # the SDK does not take the key
+        raise _NotAddressableError(str(error)) from error
+    except S3Error as error:
+        if error.response.status == HTTPStatus.BAD_REQUEST:
+            raise _NotAddressableError(f"the object store answers {error.code}") from error
+        raise
 
 
 def call_s3(function: Callable[[], T], *, gone: bool = False) -> Any:

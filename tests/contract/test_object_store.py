@@ -1,5 +1,6 @@
 """The contract of the object store port, on a real S3 server."""
 
+import gzip
 import io
 import urllib.request
 
@@ -11,6 +12,7 @@ from cra.shared.adapters.object_store import S3ObjectStore, connect, encode_meta
 from cra.shared.domain import ObjectRef
 from cra.shared.errors import NotFoundError, PermissionDeniedError, UnavailableError
 from cra.shared.settings import Settings
+from tests.odd_objects import KEYS_OF_OTHER_STORES
 from tests.servers import free_ports
 
 KEYS = ["a.jpg", "文件夹/图 片.jpg", "a+b%20c.jpg", "quote\"'.jpg", "emoji🏯.jpg"]
@@ -56,6 +58,53 @@ def test_a_change_changes_the_version(s3: Settings, client: Minio) -> None:
     assert first.version.etag != second.version.etag
     assert first.metadata_digest != second.metadata_digest
     client.remove_object("images", "changing")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        pytest.param({f"name-{number}": "v" for number in range(200)}, id="200 entries"),
+        pytest.param({"caption": "v" * 100_000}, id="an entry of 100 KB"),
+    ],
+)
+def test_much_metadata_is_no_outage(s3: Settings, client: Minio, metadata: dict[str, str]) -> None:
+    """An object of more metadata than HTTP libraries expect is looked at like any other.
+
+    Fails with the limits that http.client has by itself: the store seemed to be down, for ever.
+    """
+    put(client, "much", b"content", metadata)
+    store, ref = S3ObjectStore(s3), ObjectRef("images", "much")
+    details = store.look(ref)
+    assert details is not None
+    assert details.metadata == metadata
+    assert store.fetch(ref) == (details, b"content")
+    client.remove_object("images", "much")
+
+
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"content" * 999, mtime=0)])
+def test_content_comes_as_it_is_stored(s3: Settings, client: Minio, content: bytes) -> None:
+    """A Content-Encoding that is a lie is no outage, and one that is true unpacks nothing.
+
+    Fails when the answer is read with `response.data`, which unpacks, whatever it unpacks to.
+    """
+    client.put_object(
+        "images", "zip", io.BytesIO(content), len(content), metadata={"Content-Encoding": "gzip"}
+    )
+    found = S3ObjectStore(s3).fetch(ObjectRef("images", "zip"))
+    assert found is not None
+    assert (found[0].size, found[1]) == (len(content), content)
+    client.remove_object("images", "zip")
+
+
+@pytest.mark.parametrize("kind", KEYS_OF_OTHER_STORES)
+def test_a_key_that_cannot_be_is_not_there(s3: Settings, kind: str) -> None:
+    """A key that the SDK or the store refuses names no object of this store, and is no outage.
+
+    Fails when `_named` lets the SDK's ValueError or the store's 400 through.
+    """
+    store, ref = S3ObjectStore(s3), ObjectRef("images", KEYS_OF_OTHER_STORES[kind])
+    assert store.look(ref) is None
+    assert store.fetch(ref) is None
 
 
 def test_what_is_not_there_is_none(s3: Settings) -> None:

@@ -1,9 +1,12 @@
 """Ingest on a real object store, Milvus Lite and Redis; only the model is a fake."""
 
+import contextlib
 import io
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -14,17 +17,20 @@ from minio.deleteobjects import DeleteObject
 from pydantic import SecretStr
 
 from cra.services.ingest import tasks
+from cra.services.ingest.events import parse_event
 from cra.services.ingest.ledger import Ledger
 from cra.services.ingest.reconcile import FEW_ORPHANS, Reconciler
 from cra.services.ingest.sync import Outcome, Synchronizer
 from cra.shared.adapters.object_store import S3ObjectStore, connect, encode_metadata
 from cra.shared.adapters.vector_store import MilvusVectorStore
-from cra.shared.domain import ObjectDetails, ObjectRef
+from cra.shared.domain import ObjectDetails, ObjectRef, StoredObject, Version
 from cra.shared.errors import AbortedError, UnavailableError
 from cra.shared.model.pixels import prepare
 from cra.shared.ports import EncodedImages, Priority
 from cra.shared.settings import Settings
 from tests.fakes import COLOURS, ColourEncoder, picture, vector_of
+from tests.odd_objects import KEYS_OF_OTHER_STORES
+from tests.unit.test_events import minio
 
 A, B, C = (ObjectRef("images", key) for key in ("a.png", "目录/b b.png", "c.png"))
 RED, GREEN, BLUE = COLOURS["红"], COLOURS["绿"], COLOURS["蓝"]
@@ -176,33 +182,93 @@ def test_a_bad_file_fails_alone_and_is_not_found_by_its_past(world: World) -> No
     assert world.index() == {B}
 
 
-def test_too_large_an_object_is_not_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An object over the limit fails by its size alone, and the message names the limit."""
-    world.put(A, picture(RED))
+def test_gigabytes_are_refused_by_their_size(world: World) -> None:
+    """An object of five gigabytes fails by its size, before more of it comes than buffers hold.
 
-    class Body:
-        """An answer whose body nobody may read."""
+    The store is a server that has five gigabytes to give and counts what it gets rid of. Fails when
+    `fetch` calls `check` after it has read the answer.
+    """
+    size, sent = 5 * 2**30, []
 
-        def __init__(self, response: Any) -> None:
-            self.headers, self._response = response.headers, response
+    class Store(BaseHTTPRequestHandler):
+        """Answers as S3 does, with zeros."""
 
-        @property
-        def data(self) -> bytes:
-            raise AssertionError("it was read")
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(size))
+            self.send_header("ETag", '"five"')
+            self.send_header("Last-Modified", formatdate(1_700_000_000, usegmt=True))
+            self.end_headers()
 
-        def close(self) -> None:
-            self._response.close()
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            block = bytes(2**16)
+            with contextlib.suppress(ConnectionError):
+                for _ in range(size // len(block)):
+                    self.wfile.write(block)
+                    sent.append(len(block))
 
-        def release_conn(self) -> None:
-            self._response.release_conn()
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
 
-    store = S3ObjectStore(world.settings)
-    get = store._client.get_object
-    monkeypatch.setattr(store._client, "get_object", lambda *args: Body(get(*args)))
-    synchronizer = world.make_synchronizer(world.encoder, 10, store)
-    (failure,) = synchronizer.sync([A]).failed
+    with ThreadingHTTPServer(("127.0.0.1", 0), Store) as server:
+        threading.Thread(target=server.serve_forever).start()
+        endpoint = f"127.0.0.1:{server.server_port}"
+        store = S3ObjectStore(world.settings.model_copy(update={"s3_endpoint": endpoint}))
+        most = world.settings.max_object_bytes
+        (failure,) = world.make_synchronizer(world.encoder, most, store).sync([A]).failed
+        server.shutdown()
     assert failure.reason == "too_many_bytes"
-    assert "at most 10" in failure.message
+    assert failure.message == f"it has {size} bytes; at most {most} are allowed"
+    assert sum(sent) < 32 * 2**20
+
+
+class Shelf:
+    """A store that holds any key at all, as a listing shows it; the rest is the real one's."""
+
+    def __init__(self, world: World, keys: Sequence[str]) -> None:
+        self.keys = keys
+        self.real = S3ObjectStore(world.settings)
+        self.real.list = self.list  # type: ignore[method-assign]
+
+    def list(self, bucket: str, prefix: str = "") -> Iterator[StoredObject]:
+        """Yield what is there, in order."""
+        for key in sorted(self.keys):
+            if key.startswith(prefix):
+                yield StoredObject(ObjectRef(bucket, key), Version("etag", 1000), 9)
+
+
+def test_a_key_that_cannot_be_asked_for_fails_alone(world: World) -> None:
+    """An object that the store lists, but the SDK does not take, is listed with that reason.
+
+    It harms no neighbour of its batch. Fails when `_listed` is left out of `fetch`: the worker
+    ended in an exception, its objects went back in line one by one, and this one for ever.
+    """
+    world.put(B, picture(BLUE))
+    odd = [ObjectRef("images", key) for key in ("a/../b.jpg", "..", "./a.jpg")]
+    shelf = Shelf(world, [*(ref.key for ref in odd), "../more"])
+    synchronizer = world.make_synchronizer(world.encoder, objects=shelf.real)
+    outcome = synchronizer.sync([odd[0], B, *odd[1:]])
+    assert outcome.done == [B]
+    assert {failure.ref: failure.reason for failure in outcome.failed} == dict.fromkeys(
+        odd, "bad_key"
+    )
+    assert "'..' path segment" in outcome.failed[0].message
+    assert outcome.failed[0].version == Version("etag", 1000)
+
+
+@pytest.mark.parametrize("kind", KEYS_OF_OTHER_STORES)
+def test_events_of_keys_that_cannot_be_leave_nothing_behind(world: World, kind: str) -> None:
+    """An event of MinIO about any key S3 allows is worked off, beside a neighbour, at once."""
+    key = KEYS_OF_OTHER_STORES[kind]
+    world.put(B, picture(BLUE))
+    line = parse_event(minio(key, B.key), ("images",))
+    assert line == [ObjectRef("images", key), B]
+    world.ledger.add(line)
+    world.drain()
+    assert world.ledger.waiting() == set()
+    assert world.ledger.failures() == []
+    assert world.index() == {B}
 
 
 @pytest.mark.parametrize("last", ["overwritten", "deleted"])
