@@ -10,10 +10,11 @@ CN_CLIP := cn_clip==1.6.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down status test test-all check bench faults load miniature ablation proto locks install .build/pb
+.PHONY: help demo up down status test test-all check bad-inputs fuzz bench faults load \
+	miniature ablation proto locks install .build/pb
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.local ## install, start everything, index 2,000 images, search, measure
 	@$(BIN)/python -m deploy.demo --began $(BEGAN)
@@ -39,6 +40,12 @@ check: $(VENV)/.dev .build/pb .build/typing ## lint the contract and the code, c
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=.build/typing $(BIN)/mypy -p cra -p deploy -p tests
+
+bad-inputs: $(VENV)/.dev ## put every bad or odd object there is into a stack; writes docs/bad-inputs.md
+	@$(BIN)/python -m tests.bad_inputs
+
+fuzz: $(VENV)/.fuzz ## run the fuzzers, a million executions in all or RUNS=N each (Linux)
+	@$(BIN)/python -m tests.fuzz $(if $(RUNS),--runs $(RUNS))
 
 bench: $(VENV)/.dev ## measure beside the alternatives, in over an hour; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.bench
@@ -98,6 +105,10 @@ $(VENV)/.dev: pyproject.toml Makefile | $(BIN)/python
 	@$(PIP) -e '.[dev]'
 	@$(PIP) --no-deps '$(CN_CLIP)'
 	@touch $(VENV)/.local $@
+
+$(VENV)/.fuzz: $(VENV)/.dev
+	@$(PIP) -e '.[fuzz]'
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

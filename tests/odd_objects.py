@@ -487,8 +487,8 @@ def _bombs() -> Iterator[OddObject]:
     yield _bad(
         "bomb: HEIC that tells of fewer pixels than it holds",
         lambda: _patched(
-            encode(Image.new("RGB", (4096, 4096)), "HEIF", quality=10),
-            struct.pack(">II", 4096, 4096),
+            encode(Image.new("RGB", (2048, 2048)), "HEIF", quality=10),
+            struct.pack(">II", 2048, 2048),
             struct.pack(">II", 64, 64),
         ),
         "corrupt",
@@ -574,8 +574,8 @@ def _colours() -> Iterator[OddObject]:
     yield _good("JPEG 2000, lossless", lambda: encode(PICTURE, "JPEG2000", irreversible=False))
     yield _good("BMP from the top down", _top_down_bmp)
     yield _good("HEIC in tiles, as phones make it",
-                lambda: encode(PICTURE.resize((1200, 800)), "HEIF", quality=95, tile_size=512),
-                size=(1200, 800))  # fmt: skip
+                lambda: encode(PICTURE.resize((600, 400)), "HEIF", quality=95, tile_size=256),
+                size=(600, 400))  # fmt: skip
 
 
 def _heic_10() -> bytes:
