@@ -77,6 +77,7 @@ def neighbour(seed: int) -> ObjectRef:
 
 
 def make_neighbour(seed: int) -> bytes:
+    """Return its file."""
     return encode(colourful(160, 120, seed=1000 + seed), "JPEG", quality=90)
 
 
@@ -228,32 +229,36 @@ def read_table(text: str) -> list[tuple[str, ...]]:
 
 _HEAD = """# Bad and odd inputs
 
-`make bad-inputs` puts each of these {count} objects into the bucket of the local stack, among pictures
-that nothing is wrong with, and writes this table. A good one is indexed with the size of the picture
-as viewers show it, its vector has a cosine of at least {like} with the picture's own and is nearer to it
-than to the picture in any other position. A bad one is on the failure list (`cra failures`).
+`make bad-inputs` puts each of these {count} objects into the bucket of the local stack, among
+pictures that nothing is wrong with, and writes this table. A good one is indexed with the size of
+the picture as viewers show it; its vector has a cosine of at least {like} with the picture's own,
+and is nearer to it than to the picture in any other position. A bad one is on the failure list,
+which `cra failures` shows.
 
-Formats that are decoded: {formats}. Of a file with several pictures the first counts. A HEIC or
-AVIF is turned and mirrored as the file says, and EXIF data, which repeats it, does not turn it again.
-Limits: 89,478,485 pixels, 65,535 on a side, 64 MiB a file (`CRA_MAX_OBJECT_BYTES`), 100 scans of a
-JPEG, 100,000 segments of a JPEG or chunks of a PNG, 128 entries of metadata in 32 KiB. What no
-checksum covers cannot be told from what was meant: flipped bits in the pixels of a JPEG or WebP are
-indexed as viewers show them. Decoding one image takes at most 1 GiB; a file that is refused, 64 MiB.
+Formats that are decoded: {formats}.
+Of a file with several pictures the first counts. A HEIC or AVIF is turned and mirrored as the file
+says, and EXIF data, which repeats it, does not turn it again. Limits: 89,478,485 pixels, 65,535 on
+a side, 64 MiB a file (`CRA_MAX_OBJECT_BYTES`), 100 scans of a JPEG, 100,000 segments of a JPEG or
+chunks of a PNG, 128 entries of metadata in 32 KiB. What no checksum covers cannot be told from what
+was meant: flipped bits in the pixels of a JPEG or WebP are indexed as viewers show them. Decoding
+one image takes at most 1 GiB; a file that is refused, 64 MiB.
 
-Keys that S3 allows, but SeaweedFS or the MinIO SDK does not (`..`, a segment of `.`, backslashes, NUL,
-two slashes), come as recorded events of MinIO in `tests/integration/test_sync.py`: nothing is left in
-line, and what a listing shows but nobody can ask for is listed as `bad_key`.
+Keys that S3 allows, but SeaweedFS or the MinIO SDK does not (`..`, a segment of `.`, backslashes,
+NUL, two slashes), come as recorded events of MinIO in `tests/integration/test_sync.py`: nothing is
+left in line, and what a listing shows but nobody can ask for is listed as `bad_key`.
 
 """
 
 
 def main() -> None:
-    """Run the catalogue on a stack of its own; write the table; exit 1 if anything is unexpected."""
-    with tempfile.TemporaryDirectory() as folder:
-        with local_stack(Path(folder) / "data", MODEL, "lite") as stack:
-            put_all(stack)
-            settle(stack)
-            rows = look(stack)
+    """Run the catalogue on a stack of its own, write the table; exit 1 if anything is unlike it."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        local_stack(Path(folder) / "data", MODEL, "lite") as stack,
+    ):
+        put_all(stack)
+        settle(stack)
+        rows = look(stack)
     head = _HEAD.format(count=len(rows), like=LIKE, formats=", ".join(FORMATS))
     DOCUMENT.write_text(head + table(rows), encoding="utf-8")
     wrong = [row for row in rows if row.got != row.expected]

@@ -555,8 +555,8 @@ def _colours() -> Iterator[OddObject]:
     yield _good("TIFF, floats to 1", lambda: encode(Image.fromarray(samples / 255), "TIFF"), GRAY)
     yield _good("TIFF, floats to 255", lambda: encode(Image.fromarray(samples), "TIFF"), GRAY)
     yield _bad("TIFF, a float NaN", lambda: encode(_nan(samples), "TIFF"), "corrupt")
-    yield _good("TIFF, 32 bits",
-                lambda: encode(Image.fromarray(_wide().astype(np.int32)), "TIFF"), GRAY)  # fmt: skip
+    longs = _wide().astype(np.int32)
+    yield _good("TIFF, 32 bits", lambda: encode(Image.fromarray(longs), "TIFF"), GRAY)
     black = GRAY.convert("1")
     yield _good("PNG, 1 bit", lambda: encode(black, "PNG"), black)
     yield _good("TIFF, 1 bit, fax", lambda: encode(black, "TIFF", compression="group4"), black)

@@ -1,6 +1,7 @@
 """The contract of the vector store port, on both kinds of Milvus."""
 
 import contextlib
+import itertools
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ from cra.shared.domain import ImageRecord, IndexedImage, ObjectRef, SearchFilter
 from cra.shared.errors import FailedPreconditionError, UnavailableError
 from cra.shared.ports import VectorStore
 from cra.shared.settings import Settings
+from tests.hostile import HOSTILE
 from tests.servers import free_ports, milvus_process, wait_until
 
 DIMENSION = 8
@@ -156,17 +158,50 @@ def test_filters_hold_together(store: VectorStore, tower: str) -> None:
 
 
 def test_no_value_breaks_out_of_a_filter(store: VectorStore, tower: str) -> None:
-    """A value of any characters filters for exactly itself, in every field of the filter."""
-    values = ['"] or true or tags in ["', "\\", '"', "'", "%", "\n", "红墙"]
-    store.upsert(
-        tower, [image(f"{n}", unit(1), metadata={"name": v}) for n, v in enumerate(values)]
-    )
-    see(store, tower, len(values))
-    for number, value in enumerate(values):
-        assert found(store, tower, SearchFilter(metadata={"name": (value,)})) == {f"{number}"}
-        assert found(store, tower, SearchFilter(metadata={value: ("x",)})) == set()
-        assert found(store, tower, SearchFilter(buckets=(value,))) == set()
-        assert found(store, tower, SearchFilter(key_prefix=value)) == set()
+    """A string filters for exactly itself, as bucket, prefix, and name and value of metadata.
+
+    Each hostile string stands in all four places of one image. Fails when `_hex` or `tag` returns
+    its text as it is.
+    """
+    images = [
+        image(f"{text}/key", unit(1), bucket=text, metadata={text: text, "name": text})
+        for text in HOSTILE
+    ]
+    store.upsert(tower, images)
+    see(store, tower, len(HOSTILE))
+
+    def buckets(where: SearchFilter) -> set[str]:
+        return {hit.record.ref.bucket for hit in store.search(tower, unit(1.0), 1000, where)}
+
+    for text in HOSTILE:
+        assert buckets(SearchFilter(buckets=(text,))) == {text}
+        assert buckets(SearchFilter(key_prefix=f"{text}/")) == {text}
+        assert buckets(SearchFilter(metadata={"name": (text,)})) == {text}
+        assert buckets(SearchFilter(metadata={text: (text,)})) == {text}
+        assert buckets(SearchFilter(metadata={text: ("name",), "name": (text,)})) == set()
+    assert buckets(SearchFilter(buckets=tuple(HOSTILE))) == set(HOSTILE)
+    assert buckets(SearchFilter(metadata={"name": tuple(HOSTILE)})) == set(HOSTILE)
+
+
+def test_no_name_breaks_out_of_a_key(store: VectorStore, tower: str) -> None:
+    """An image is looked up, fetched and deleted by its name alone, whatever bucket and key hold.
+
+    Fails when `_by_key` pastes image_ids in the primary keys' place.
+    """
+    refs = [ObjectRef(text, other) for text, other in itertools.pairwise(HOSTILE)]
+    store.upsert(tower, [image(ref.key, unit(1), bucket=ref.bucket) for ref in refs])
+    assert {record.ref for record in store.records(tower, refs)} == set(refs)
+    see(store, tower, len(refs))
+    for ref in refs:
+        (record,) = store.records(tower, [ref])
+        (fetched,) = store.fetch(tower, [ref])
+        assert record.ref == fetched.record.ref == ref
+    for number, ref in enumerate(refs):
+        store.delete(tower, [ref])
+        if number % 6 == 0:
+            left = {entry.ref for entry in store.entries(tower)}
+            assert left == set(refs[number + 1 :])
+    assert list(store.entries(tower)) == []
 
 
 def test_search_returns_as_many_as_asked(store: VectorStore, tower: str) -> None:

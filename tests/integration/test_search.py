@@ -30,6 +30,7 @@ from cra.shared.ports import EncodedTexts
 from cra.shared.server import Server
 from cra.shared.settings import Settings
 from tests.fakes import COLOURS, ColourEncoder, picture, vector_of
+from tests.hostile import HOSTILE
 from tests.servers import free_ports, wait_until
 
 COUNT = 60
@@ -325,3 +326,28 @@ def test_a_silent_encoder_is_named_before_the_caller_gives_up(
         client._timeout = 2
         with pytest.raises(DeadlineExceededError, match="the encoder did not answer"):
             client.search("红")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_nothing_hostile_finds_what_it_does_not_name(client: SearchClient, text: str) -> None:
+    """Through the gateway, in each string of a request that becomes part of an expression.
+
+    None of these strings is in the index, so none finds, excludes or shows anything. Fails when
+    `_hex` or `tag` returns its text as it is.
+    """
+    values = pb.MetadataValues(values=[text])
+    for where in (
+        pb.Filter(buckets=[text]),
+        pb.Filter(key_prefix=text),
+        pb.Filter(metadata={"parity": values}),
+        pb.Filter(metadata={text: pb.MetadataValues(values=["even"])}),
+        pb.Filter(buckets=["images"], metadata={"parity": values}),
+    ):
+        assert keys(client.search("红", where=where)) == []
+    for image_id in (f"images/{text}", f"{text}/red.png"):
+        try:
+            client.search(image_id=image_id)
+        except (NotFoundError, InvalidArgumentError):
+            continue
+        raise AssertionError(f"{image_id!r} was found")
+    assert len(keys(client.search("红", top_k=200))) == COUNT + len(COLOURS)

@@ -8,36 +8,10 @@ from hypothesis import strategies as st
 
 from cra.shared.adapters.vector_store import collection_name, ef_of, expression, tag
 from cra.shared.domain import ObjectRef, SearchFilter
+from tests.expressions import EXPRESSION
+from tests.hostile import HOSTILE
 
-# Everything that an expression may consist of: our words, hex in quotes, numbers.
-HEX = '"(?:[0-9a-f]{2})*"'
-LIST = rf"\[{HEX}(?:, {HEX})*\]"
-CLAUSES = (
-    rf"bucket_hex in {LIST}",
-    r'key_hex like "(?:[0-9a-f]{2})+%"',
-    rf"ARRAY_CONTAINS_ANY\(tags, {LIST}\)",
-    r"ingested_at >= -?\d+",
-    r"ingested_at < -?\d+",
-)
-CLAUSE = "|".join(f"(?:{clause})" for clause in CLAUSES)
-EXPRESSION = re.compile(f"(?:{CLAUSE})(?: and (?:{CLAUSE}))*")
-
-_values = st.text(max_size=20) | st.sampled_from(
-    [
-        '"',
-        "'",
-        '"] or true or id in ["',
-        "\\",
-        '\\"',
-        "%",
-        "_",
-        "{x}",
-        "\0",
-        "\n",
-        "歇山",
-        " or 1==1",
-    ]
-)
+_values = st.text(max_size=20) | st.sampled_from(HOSTILE)
 _filters = st.builds(
     SearchFilter,
     scope=st.lists(_values, max_size=3).map(tuple),
