@@ -18,7 +18,7 @@ warnings.simplefilter("ignore")  # of what Pillow repairs
 def check(data: bytes) -> None:
     """Any file gives pixels of the tower's shape, or BadImageError with a known reason.
 
-    The fuzzer ends a target that holds over 1.5 GB or takes over 30 seconds for one file. Fails
+    The fuzzer ends a target that holds over 1.5 GB or takes over a minute for one file. Fails
     when `prepare` lets a decoder's error through, and, by memory, without the limit of pixels.
     """
     try:
