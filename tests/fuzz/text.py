@@ -23,7 +23,8 @@ def check(data: bytes) -> None:
     except InvalidArgumentError as error:
         assert error.field == "text"
         return
-    assert 0 < len(text) <= MAX_CHARACTERS
+    assert len(text) <= MAX_CHARACTERS
+    assert text.strip()
     for tokens in TOKENIZERS.values():
         folded = tokens.normalize(text)
         assert len(folded) <= MOST_EXPANDED * len(text)

@@ -48,6 +48,6 @@ def test_every_case_holds(target: str) -> None:
 def test_any_text_keeps_what_the_target_asks(given_text: str) -> None:
     """Whatever a text holds, it is refused or folded once for all, and its token ids are in range.
 
-    Fails when `check_text` lets a text of spaces through, and when a row of ids is not cut.
+    Fails when a row of ids is not cut.
     """
     text.check(given_text.encode("utf-8", "replace"))
