@@ -120,7 +120,7 @@ def _together(rounds: int, stack: Stack, peer: infinity.Infinity) -> list[Compar
     for number in range(rounds):
         with peer.stopped():
             batched.append(_batched(text_tower))
-            taken = _load(number, lambda: SearchClient(stack.settings.gateway_target, timeout=30))
+            taken = _load(number, lambda: SearchClient.of(stack.settings, timeout=30))
         ours.append(SECONDS / len(taken) * 1000)
         middles.append(statistics.median(taken))
         tails.append(percentile(taken, 0.99))

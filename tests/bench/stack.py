@@ -43,7 +43,7 @@ def running(**changes: str) -> Iterator[Stack]:
 
 def encoder(settings: Settings) -> RemoteEncoder:
     """Return a client of the embedding service."""
-    return RemoteEncoder(settings.embedding_target, settings.service_token.get_secret_value())
+    return RemoteEncoder.of(settings)
 
 
 def key(number: int) -> str:

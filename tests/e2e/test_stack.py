@@ -51,7 +51,8 @@ def test_overwrite_rename_and_delete_are_followed(stack: Stack) -> None:
     stack.follows(first, "changing.jpg")
     stack.put("changing.jpg", second)
     stack.follows(second, "changing.jpg")
-    assert stack.best(first)[1] < 0.99
+    found = {hit.key: hit.score for hit in stack.search.search(image=first, top_k=200).hits}
+    assert found["changing.jpg"] < 0.99  # whatever other tests have left that is like it
     stack.bucket.copy_object("images", "renamed.jpg", CopySource("images", "changing.jpg"))
     stack.bucket.remove_object("images", "changing.jpg")
     stack.follows(second, "renamed.jpg")

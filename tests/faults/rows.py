@@ -69,7 +69,7 @@ def run(stand: Stand, fault: Fault, operations: int, heals_within: float = HEALS
         return row
     puts, deleted = stand.record.puts, stand.record.deletions
     writer = Writer(stand.bucket, stand.record, operations, seed=len(fault.name) + puts)
-    askers = Askers(stand.stack.settings.gateway_target, stand.anchors, fault.names)
+    askers = Askers(stand.stack.settings, stand.anchors, fault.names)
     try:
         seconds = max(2 * SETTLING + fault.seconds, operations / FASTEST)
         if fault.rest:

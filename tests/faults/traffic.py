@@ -25,6 +25,7 @@ from cra.shared.errors import (
     UnavailableError,
 )
 from cra.shared.rpc import code_of
+from cra.shared.settings import Settings
 
 BUCKET: Final = "images"
 BAD_EVERY: Final = 50
@@ -184,13 +185,13 @@ class Askers:
     """Ask through the gateway, by text and by picture, until stopped.
 
     Args:
-        target: of the gateway.
+        settings: of the stack, whose gateway is asked.
         anchors: pictures that nobody changes, by key: each must always be found.
         names: what an UNAVAILABLE may name: a pattern.
     """
 
-    def __init__(self, target: str, anchors: Mapping[str, bytes], names: str) -> None:
-        self._client = SearchClient(target)
+    def __init__(self, settings: Settings, anchors: Mapping[str, bytes], names: str) -> None:
+        self._client = SearchClient.of(settings)
         self._anchors: Sequence[tuple[str, bytes]] = list(anchors.items())
         self._names = re.compile(names)
         self._stop = threading.Event()

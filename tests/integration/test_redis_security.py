@@ -10,9 +10,9 @@ import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
-import kombu.pools
 import pytest
 import redis
+from kombu import pools
 from pydantic import SecretStr
 
 from cra.services.ingest import tasks
@@ -76,16 +76,21 @@ def test_redis_is_known_by_its_certificate(guarded: int, tmp_path: Path) -> None
                 f"rediss://:{PASSWORD}@localhost:{port}/0"
                 f"?ssl_cert_reqs=required&ssl_ca_certs={authority.ca}"
             )
-            kombu.pools.reset()  # it takes two connections that differ in authority for one
+            # It takes two connections that differ in their authority alone for one.
+            pools.reset()  # type: ignore[no-untyped-call]
             ledger = Ledger(url, 60)
             app = tasks.create_app(Settings(redis_url=SecretStr(url)))
             if authority is ours:
+                served = ledger
                 ledger.ping()
-                tasks.wake(app)
+                tasks.wake(app, ledger)
                 continue
-            for call in (ledger.ping, lambda app=app: tasks.wake(app)):
-                with pytest.raises(UnavailableError) as caught:
-                    call()
+            with pytest.raises(UnavailableError) as by_ledger:
+                ledger.ping()
+            served.heard()  # or the call of before would do
+            with pytest.raises(UnavailableError) as by_celery:
+                tasks.wake(app, served)
+            for caught in (by_ledger, by_celery):
                 assert PASSWORD not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 

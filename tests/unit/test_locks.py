@@ -23,7 +23,7 @@ NEEDS = {
 def pins(lock: str) -> dict[str, Version]:
     """Return the packages of a lock; fail on one without a hash, or on any other line."""
     text = (LOCKS / f"{lock}.txt").read_text().replace("\\\n", " ")
-    found = {}
+    found: dict[str, Version] = {}
     for line in text.splitlines():
         if line.startswith("#") or not line.strip():
             continue
