@@ -83,7 +83,8 @@ def ef_of(rows: Sequence[int], limit: int) -> int:
     """
     segments = max(1, len(rows))
     graph: float = 128 * (max(1, sum(rows)) / segments / 10_000) ** 0.3
-    return max(EF_LEAST, round(graph / segments**0.4), limit + limit // 4)
+    fewer: float = segments**0.4
+    return max(EF_LEAST, round(graph / fewer), limit + limit // 4)
 
 
 def expression(where: SearchFilter) -> str:

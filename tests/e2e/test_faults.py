@@ -16,13 +16,18 @@ from tests.stack import Stack
 
 @pytest.fixture(scope="module")
 def stand(stack: Stack) -> Iterator[Stand]:
-    """The stack, emptied of what other tests put there: the writer's record is all there is."""
-    for item in stack.bucket.list_objects(BUCKET, recursive=True):
-        stack.bucket.remove_object(BUCKET, item.object_name or "")
-    wait_until(stack.settled, "the index is empty", 60, every=0.5)
+    """The stack, emptied before and after: the writer's record is all there is."""
+    _empty(stack)
     with contextlib.closing(Stand(stack, Path(stack.env["CRA_DATA_DIR"]), {})) as stand:
         stand.fill()
         yield stand
+    _empty(stack)
+
+
+def _empty(stack: Stack) -> None:
+    for item in stack.bucket.list_objects(BUCKET, recursive=True):
+        stack.bucket.remove_object(BUCKET, item.object_name or "")
+    wait_until(stack.settled, "the index is empty", 60, every=0.5)
 
 
 @pytest.mark.parametrize("name", ["kill-worker", "kill-embedding", "kill-redis"])

@@ -220,7 +220,7 @@ class Stand:
         sums.orphans = [key for key in keys if key not in listed]
         failures = {failure.image_id: failure for failure in self.failures()}
         current = {
-            image_id.removeprefix(f"{BUCKET}/"): failure.reason
+            str(image_id).removeprefix(f"{BUCKET}/"): failure.reason
             for image_id, failure in failures.items()
             if failure.etag == listed.get(image_id.removeprefix(f"{BUCKET}/"))
         }
@@ -304,7 +304,7 @@ class Stand:
         keys = sorted(key for key in self.record.there if key not in self.anchors)
         gone = set(keys[: round(share * len(keys))])
         in_line = {
-            image_id.removeprefix(f"{BUCKET}/")
+            str(image_id).removeprefix(f"{BUCKET}/")
             for line in ("cra:waiting", "cra:claimed")
             for image_id in self.redis.zrange(line, 0, -1)
         }
