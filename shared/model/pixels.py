@@ -56,9 +56,9 @@ _TURNS: Final = {
 
 _QUARTER_TURNS: Final = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 
-# Blocks that the C library maps, whatever it maps small ones to: those of 16 MiB, Pillow's own, went
-# into its heap, and a worker that had decoded two large images kept 464 MB for ever.
-Image.core.set_block_size(64 * 2**20)
+# Blocks that the C library always maps: those of 16 MiB, Pillow's own, went into its heap, and a
+# worker that had decoded two large images kept 464 MB for ever.
+Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]
 
 DRAFT: Final = 2.5
 """How much larger than the tower's input a JPEG is decoded at least. At 2 the worst of the images
