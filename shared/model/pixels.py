@@ -231,9 +231,10 @@ def _jpeg_parts(encoded: bytes) -> tuple[int, int]:
 
 
 def _png_chunks(encoded: bytes) -> int:
-    """Count chunks, or until they are over the limit."""
-    chunks, place = 0, 8
-    while place < len(encoded) and chunks <= MAX_SEGMENTS:
+    """Count chunks up to the last, behind which nobody reads, or until they are over the limit."""
+    chunks, place, kind = 0, 8, b""
+    while place < len(encoded) and kind != b"IEND" and chunks <= MAX_SEGMENTS:
+        kind = encoded[place + 4 : place + 8]
         place += 12 + int.from_bytes(encoded[place : place + 4])
         chunks += 1
     return chunks

@@ -169,3 +169,15 @@ def test_preprocessings_are_told_apart() -> None:
     assert len(set(prints)) == 4
     assert Preprocessing(224).fingerprint == prints[2]
     assert all(len(one) == 16 and int(one, 16) >= 0 for one in prints)
+
+
+def test_what_stands_behind_the_last_chunk_counts_for_nothing() -> None:
+    """A PNG with two megabytes of zeros behind its end is read as if they were not there.
+
+    Break: count on behind IEND, where each twelve zeros look like a chunk.
+    """
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(file, "PNG")
+    padded = file.getvalue() + bytes(2 * 2**20)
+    plain = prepare(file.getvalue(), Preprocessing(32)).pixels
+    assert (prepare(padded, Preprocessing(32)).pixels == plain).all()
