@@ -1,5 +1,6 @@
 """The gateway's calls: messages to queries, rankings to messages."""
 
+import math
 import queue
 import threading
 import time
@@ -83,9 +84,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         def answer(request: pb.SearchRequest) -> None:
             try:
                 answers.put(self._stream_answer(request, context, authorization))
-            except (
-                Exception
-            ) as error:  # a bug, or a revoked key: it ends this stream, and is logged
+            except Exception as error:  # a bug, or a revoked key: it ends the stream, is logged
                 answers.put(error)
 
         def read() -> None:
@@ -132,6 +131,8 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
     ) -> pb.SearchResponse:
         start = time.perf_counter()
         asked_by = rpc.caller.get()
+        if asked_by is not None and asked_by.deadline == math.inf:
+            timeout = None  # gRPC says so by a number that no clock can wait for
         if timeout is not None and asked_by is not None:
             timeout *= PARTS_TAKE
             rpc.caller.set(replace(asked_by, deadline=time.monotonic() + timeout))
