@@ -34,7 +34,8 @@ def _empty(stack: Stack) -> None:
 def test_nothing_is_lost(stand: Stand, name: str) -> None:
     """Whatever is killed, all adds up within a minute, and no query is answered wrongly.
 
-    Breaks, each tried: see the docstring of the fault in tests/faults/faults.py.
+    Break, seen red for the worker: leases that never end, in the script that claims. For others see
+    tests/faults/faults.py.
     """
     row = rows.run(stand, FAULTS[name], operations=150, heals_within=60)
     assert row.problems == []

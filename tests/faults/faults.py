@@ -1,6 +1,7 @@
 """The faults. Each is a generator: what comes before its `yield` hits, what comes after lifts.
 
-Every docstring ends with a break of the services that turns its row red.
+Every docstring ends with a break of the services that its row is meant for. Of those that say so
+the row was seen red; the others have not been tried.
 """
 
 import contextlib
@@ -70,7 +71,7 @@ def kill_worker_child(stand: Stand) -> Hitting:
 def kill_worker(stand: Stand) -> Hitting:
     """As above, and the tasks that it had taken from the broker are lost with it.
 
-    Break: as above, or a schedule without the tick that looks at the line.
+    Break, seen red: as above.
     """
     stand.in_mid_batch()
     stand.kill("worker")
@@ -144,7 +145,8 @@ def kill_redis(stand: Stand) -> Hitting:
 def kill_milvus(stand: Stand) -> Hitting:
     """What it acknowledged is there again; a search meanwhile is an error and never empty.
 
-    Break: `_translate` that returns [] for an outage, as adapters do elsewhere: wrong answers.
+    Break, seen red: a `search` that returns [] for an outage, as adapters do elsewhere: 184 wrong
+    answers.
     """
     stand.in_mid_batch()
     stand.kill("milvus")
@@ -155,7 +157,8 @@ def kill_milvus(stand: Stand) -> Hitting:
 def kill_s3(stand: Stand) -> Hitting:
     """Nothing is taken for deleted because the store did not answer; queries do not notice.
 
-    Break: `look` that returns None for any S3Error: vectors are removed, anchors are not found.
+    Break: no reconcile in the schedule: the events that die with the store are never made up for.
+    A `look` that returns None for an outage does not turn it red: the reconcile mends that in time.
     """
     stand.in_mid_batch()
     stand.kill("s3")
