@@ -89,8 +89,8 @@ class SearchEngine:
         self._models: tuple[float, Models] | None = None
         self._asking = threading.Lock()
 
-    def search(self, query: Query, timeout: float | None = None) -> Ranking:
-        """Answer one query within `timeout` seconds.
+    def search(self, query: Query) -> Ranking:
+        """Answer one query, in the time that `rpc.caller` has.
 
         Raises:
             InvalidArgumentError: a picture cannot be read, the terms sum to zero, or the page
@@ -112,7 +112,7 @@ class SearchEngine:
             if named and named != last.text_release:
                 raise InvalidArgumentError("page_token", "belongs to another text_release")
             named = last.text_release
-        encoded = self._encode(query, models, named, timeout)
+        encoded = self._encode(query, models, named)
         release = encoded.text_release
         rpc.check_caller()
         start = time.perf_counter()
@@ -181,19 +181,15 @@ class SearchEngine:
         more = len(rest) > room and seen + room < MAX_RESULTS
         return page, more
 
-    def _encode(
-        self, query: Query, models: Models, named: str, timeout: float | None
-    ) -> _EncodedQuery:
+    def _encode(self, query: Query, models: Models, named: str) -> _EncodedQuery:
         """Return the unit vector of the weighted sum of the terms.
 
         Args:
             query: the terms.
             models: what the encoder served a moment ago.
             named: the release that the caller asks for; the active one if empty.
-            timeout: seconds.
         """
         tower = models.image_tower.fingerprint
-        start = time.monotonic()
         texts = [term for term in query.terms if isinstance(term.content, str)]
         images = [term for term in query.terms if isinstance(term.content, bytes)]
         refs = _image_refs(query.terms)
@@ -202,7 +198,7 @@ class SearchEngine:
         truncated = False
         if texts:
             contents = [str(term.content) for term in texts]
-            answer = self._embed_texts(contents, named, models, timeout)
+            answer = self._embed_texts(contents, named, models)
             release = answer.text_release
             _same_tower(tower, answer.image_tower)
             sides |= {t.field: v for t, v in zip(texts, answer.vectors, strict=True)}
@@ -214,8 +210,6 @@ class SearchEngine:
             pictures = self._encoder.embed_encoded_images(
                 [bytes(term.content) for term in images if isinstance(term.content, bytes)],
                 Priority.INTERACTIVE,
-                # What the texts have left of it.
-                None if timeout is None else max(0.0, timeout - (time.monotonic() - start)),
             )
             _same_tower(tower, pictures.image_tower)
             for term, result in zip(images, pictures.results, strict=True):
@@ -244,20 +238,18 @@ class SearchEngine:
         vector = (total / length).astype(np.float32)
         return _EncodedQuery(vector, release, truncated, timing)
 
-    def _embed_texts(
-        self, texts: list[str], named: str, models: Models, timeout: float | None
-    ) -> EncodedTexts:
+    def _embed_texts(self, texts: list[str], named: str, models: Models) -> EncodedTexts:
         """Encode with the release that is named, else with the active one."""
         release = named or models.active_release.name
         known = next((one for one in models.releases if one.name == release), None)
         try:
             # Of a release that is not loaded where this looked, only a replica can tell.
             if known is None or known.state is not ReleaseState.LOADED:
-                answer = self._encoder.embed_texts(texts, release, timeout)
+                answer = self._encoder.embed_texts(texts, release)
             else:
 
                 def encode(missing: Sequence[str]) -> EncodedTexts:
-                    found = self._encoder.embed_texts(missing, release, timeout)
+                    found = self._encoder.embed_texts(missing, release)
                     for vector in found.vectors:
                         _numbers(vector)  # before the cache would keep it for good
                     return found
@@ -268,7 +260,7 @@ class SearchEngine:
                 raise
             # It was active a second ago, and not here. Nobody asked for it by name, so the one
             # that is active where this is answered will do.
-            return self._encoder.embed_texts(texts, "", timeout)
+            return self._encoder.embed_texts(texts)
         if answer.text_release != release:
             raise UnavailableError(f"{release!r} was asked for, {answer.text_release!r} answered")
         return answer

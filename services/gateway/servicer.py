@@ -1,6 +1,5 @@
 """The gateway's calls: messages to queries, rankings to messages."""
 
-import math
 import queue
 import threading
 import time
@@ -64,7 +63,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
     def Search(self, request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
         authorization = authorization_of(context.invocation_metadata())
         key = self._keys.authenticate(authorization) if self._keys else None
-        return self._answer(request, context.time_remaining(), key)
+        return self._answer(request, key)
 
     def SearchStream(
         self, request_iterator: Iterator[pb.SearchStreamRequest], context: grpc.ServicerContext
@@ -114,7 +113,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             rpc.request_id.set("")  # that of the stream is not that of its queries
             rpc.caller.set(rpc.caller_of(context))
             key = self._keys.admit(authorization) if self._keys else None
-            response = self._answer(request, context.time_remaining(), key)
+            response = self._answer(request, key)
         except UnauthenticatedError:
             raise
         except CraError as error:
@@ -126,23 +125,20 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             return pb.SearchStreamResponse(request_id=request.request_id, error=problem)
         return pb.SearchStreamResponse(request_id=response.request_id, response=response)
 
-    def _answer(
-        self, request: pb.SearchRequest, timeout: float | None, key: ApiKey | None
-    ) -> pb.SearchResponse:
+    def _answer(self, request: pb.SearchRequest, key: ApiKey | None) -> pb.SearchResponse:
         start = time.perf_counter()
         asked_by = rpc.caller.get()
-        if asked_by is not None and asked_by.deadline == math.inf:
-            timeout = None  # gRPC says so by a number that no clock can wait for
-        if timeout is not None and asked_by is not None:
-            timeout *= PARTS_TAKE
-            rpc.caller.set(replace(asked_by, deadline=time.monotonic() + timeout))
+        if asked_by is not None:
+            now = time.monotonic()
+            deadline = now + PARTS_TAKE * (asked_by.deadline - now)
+            rpc.caller.set(replace(asked_by, deadline=deadline))
         query = parse(request, key.buckets if key else ())
         request_id = request.request_id or rpc.request_id.get() or new_id()
         rpc.request_id.set(request_id)
         with structlog.contextvars.bound_contextvars(
             request_id=request_id, **({"api_key": key.name} if key else {})
         ):
-            ranking = self._engine.search(query, timeout)
+            ranking = self._engine.search(query)
             total = time.perf_counter() - start
             _log.debug("search", hits=len(ranking.hits), release=ranking.text_release)
         return _response(request_id, ranking, total)

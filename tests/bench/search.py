@@ -2,9 +2,9 @@
 
 import contextlib
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -167,33 +167,23 @@ def _load(number: int, connect: Callable[[], SearchClient | _Peer]) -> list[floa
         Exception: what the first call that failed raised.
     """
     taken: list[float] = []
-    failed: list[Exception] = []
     begin = time.monotonic() + WARM_UP
     end = begin + SECONDS
 
     def ask(caller: int) -> None:
         queries = Queries(1000 * (number + 1) + caller)
         with contextlib.closing(connect()) as client:
-            while not failed:
+            while True:
                 text = queries()
-                try:
-                    took = seconds_of(lambda: client.search(text))  # noqa: B023
-                except Exception as error:  # ends the benchmark
-                    failed.append(error)
-                    return
+                took = seconds_of(lambda: client.search(text))  # noqa: B023
                 now = time.monotonic()
                 if now > end:
                     return
                 if now > begin:
                     taken.append(took * 1000)
 
-    threads = [threading.Thread(target=ask, args=(n,)) for n in range(CALLERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
+    with ThreadPoolExecutor(CALLERS) as pool:
+        list(pool.map(ask, range(CALLERS)))
     return taken
 
 

@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,36 +69,26 @@ def closed_loop(
         Exception: what the first call that failed raised.
     """
     taken: list[float] = []
-    failed: list[Exception] = []
     pause = threading.Event()
     begin = time.monotonic() + warm_up
     end = begin + seconds
 
-    def ask() -> None:
-        while not failed and (begun := time.monotonic()) < end:
+    def ask(_: int) -> None:
+        while (begun := time.monotonic()) < end:
             try:
                 call()
             except grpc.RpcError as error:
                 code: Any = error
                 if code.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-                    failed.append(error)
-                    return
+                    raise
                 pause.wait(hint(error) or 0.1)
                 continue
-            except Exception as error:  # ends the measurement
-                failed.append(error)
-                return
             now = time.monotonic()
             if begin < now < end:
                 taken.append(now - begun)
 
-    threads = [threading.Thread(target=ask) for _ in range(callers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
+    with ThreadPoolExecutor(callers) as pool:
+        list(pool.map(ask, range(callers)))
     return taken
 
 

@@ -33,7 +33,7 @@ class OneLane:
         self._lane = threading.Lock()
         self._pause = threading.Event()
 
-    def search(self, query: Query, timeout: float | None) -> Ranking:
+    def search(self, query: Query) -> Ranking:
         """See `SearchEngine`."""
         with self._lane:
             self._pause.wait(TAKES)

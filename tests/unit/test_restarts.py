@@ -25,7 +25,7 @@ class Prompt:
     def __init__(self) -> None:
         self._pause = threading.Event()
 
-    def search(self, query: Query, timeout: float | None) -> Ranking:
+    def search(self, query: Query) -> Ranking:
         """See `SearchEngine`."""
         self._pause.wait(0.005)
         return Ranking([], "", "release", "tower", False, EncodeTiming(), 0.0)

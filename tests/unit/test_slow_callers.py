@@ -162,16 +162,15 @@ class Generous:
         hits = [RankedImage(n + 1, ScoredImage(record, 0.5), "") for n in range(HITS)]
         self._ranking = Ranking(hits, "", "release", "tower", False, EncodeTiming(), 0.0)
 
-    def search(self, query: Query, timeout: float | None) -> Ranking:
+    def search(self, query: Query) -> Ranking:
         """See `SearchEngine`."""
         next(self.answered)
         return self._ranking
 
 
-@pytest.fixture
-def gateway() -> Iterator[tuple[Generous, Server]]:
+@contextlib.contextmanager
+def serving(engine: Generous) -> Iterator[Server]:
     """A gateway in front of it, for eight calls."""
-    engine = Generous()
     servicer = SearchServicer(engine, 8)  # type: ignore[arg-type]
     server = Server(
         Settings(max_calls=8, drain_seconds=1),
@@ -181,9 +180,19 @@ def gateway() -> Iterator[tuple[Generous, Server]]:
         lambda: None,
     )
     server.start()
-    yield engine, server
-    server.stop()
-    servicer.close()
+    try:
+        yield server
+    finally:
+        server.stop()
+        servicer.close()
+
+
+@pytest.fixture
+def gateway() -> Iterator[tuple[Generous, Server]]:
+    """An engine, and a gateway in front of it."""
+    engine = Generous()
+    with serving(engine) as server:
+        yield engine, server
 
 
 def test_a_stream_that_nobody_reads_is_not_worked_for(gateway: tuple[Generous, Server]) -> None:
@@ -250,7 +259,7 @@ def test_streams_never_take_every_slot(gateway: tuple[Generous, Server]) -> None
 
 
 def test_a_quiet_stream_is_not_ended_by_its_own_questions(
-    monkeypatch: pytest.MonkeyPatch, gateway: tuple[Generous, Server]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A client asks now and then whether the server is there, which the server does not resent.
 
@@ -258,16 +267,6 @@ def test_a_quiet_stream_is_not_ended_by_its_own_questions(
     with `too_many_pings`.
     """
     monkeypatch.setattr(rpc, "KEEPALIVE", 0.2)
-    engine = Generous()
-    servicer = SearchServicer(engine, 8)  # type: ignore[arg-type]
-    server = Server(
-        Settings(max_calls=8, drain_seconds=1),
-        "cra.search.v1.SearchService",
-        0,
-        lambda server: search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server),
-        lambda: None,
-    )
-    server.start()
     go = threading.Event()
 
     def late() -> Iterator[search_pb2.SearchStreamRequest]:
@@ -277,10 +276,11 @@ def test_a_quiet_stream_is_not_ended_by_its_own_questions(
 
     # As our own channel, in a hurry: gRPC asks twice without being told anything, then rarely.
     options = [("grpc.keepalive_time_ms", 200), ("grpc.http2.max_pings_without_data", 0)]
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}", options) as channel:
+    with (
+        serving(Generous()) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}", options) as channel,
+    ):
         assert len(list(search_pb2_grpc.SearchServiceStub(channel).SearchStream(late()))) == 2
-    server.stop()
-    servicer.close()
 
 
 def test_what_is_no_message_is_an_invalid_argument(own: Service) -> None:
