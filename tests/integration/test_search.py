@@ -14,6 +14,7 @@ from cra.services.gateway.paging import PageTokens
 from cra.services.gateway.query_cache import QueryCache
 from cra.services.gateway.search import SearchEngine
 from cra.services.gateway.servicer import SearchServicer
+from cra.shared import rpc
 from cra.shared.adapters.object_store import S3ObjectStore
 from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.client import SearchClient
@@ -318,8 +319,9 @@ def test_a_silent_encoder_is_named_before_the_caller_gives_up(
         def embed_texts(
             self, texts: Sequence[str], text_release: str = "", timeout: float | None = None
         ) -> EncodedTexts:
-            assert timeout is not None
-            threading.Event().wait(timeout)
+            seconds = rpc.time_left(30)  # as RemoteEncoder
+            assert seconds < 2
+            threading.Event().wait(seconds)
             raise DeadlineExceededError("the encoder did not answer in time")
 
     with gateway(store, Silent(encoder.fingerprint), s3) as client:
