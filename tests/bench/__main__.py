@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from tests.bench import gpu, ingest, lit, memory, milvus, report, search, start, text
 from tests.bench.measure import machine
+from tests.commands import add_names
 
 # The shortest first.
 BENCHMARKS: Final = {
@@ -25,7 +26,7 @@ DOCS: Final = Path(__file__).parents[2] / "docs"
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=BENCHMARKS, help="all if none is given")
+    add_names(parser, BENCHMARKS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()

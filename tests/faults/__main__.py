@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.bench.measure import machine
+from tests.commands import add_names
 from tests.faults import rows, stand
 from tests.faults.faults import FAULTS
 
@@ -23,17 +24,13 @@ DOCS: Final = Path(__file__).parents[2] / "docs"
 def main() -> None:
     """Run, write, print."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"all if none is given: {', '.join(FAULTS)}"
-    )
+    add_names(parser, FAULTS)
     parser.add_argument(
         "--operations", type=int, default=2000, help="puts, overwrites and deletes during a fault"
     )
     parser.add_argument("--milvus", choices=("server", "lite"), default=_milvus())
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
-    if unknown := set(options.names) - set(FAULTS):  # argparse's choices refuse to have none
-        parser.error(f"there is no fault {', '.join(sorted(unknown))}; see --help")
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "faults.json"
     kept: dict[str, dict[str, Any]] = {}

@@ -12,6 +12,7 @@ import pytest
 from tests.bench.measure import machine
 from tests.bench.model import CONVERTED, converted
 from tests.bench.model import model as large
+from tests.commands import add_names
 from tests.load import overload, report, restarts, soak
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
@@ -24,7 +25,7 @@ def main() -> None:
     """Measure, write, print; exit with 1 if something does not hold."""
     parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
     names = ("overload", "restarts", "soak")
-    parser.add_argument("names", nargs="*", choices=names, help="all if none is given")
+    add_names(parser, names)
     parser.add_argument("--minutes", type=float, default=30.0, help="of the soak")
     parser.add_argument("--milvus", choices=("server", "lite"), default="server")
     parser.add_argument("--out", type=Path, default=DOCS)
@@ -34,7 +35,7 @@ def main() -> None:
     runs: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
         # Of a size at which the load that is made costs little beside what bears it.
         "overload": (
-            "the shape of ViT-B/16, random weights",
+            LARGE,
             lambda model: overload.run(model, options.milvus),
         ),
         "restarts": (SMALL, lambda model: restarts.run(model, options.milvus)),
