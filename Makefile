@@ -28,7 +28,7 @@ down: $(VENV)/.local ## stop a local stack that was started elsewhere
 status: $(VENV)/.local ## show every process of the local stack
 	@$(BIN)/python -m deploy.stack status
 
-test: $(VENV)/.dev ## run the tests, real servers included, in under ten minutes
+test: $(VENV)/.dev ## run the tests, real servers included, in under 15 minutes
 	@$(BIN)/python -m pytest -m "not slow"
 
 test-all: $(VENV)/.dev ## run every test, however long it takes
