@@ -8,6 +8,9 @@ BEGAN := $(shell date +%s)
 # Without its dependencies: its pin of lmdb needs a C compiler, and only its own trainer imports it.
 CN_CLIP := cn_clip==1.6.0
 
+# They wait for servers more than they work. A file's tests stay together: they share servers.
+BESIDE := --numprocesses 3 --dist loadfile
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo up down status test test-all check bad-inputs fuzz bench faults load \
@@ -29,10 +32,10 @@ status: $(VENV)/.local ## show every process of the local stack
 	@$(BIN)/python -m deploy.stack status
 
 test: $(VENV)/.dev ## run the tests, real servers included, in under 15 minutes
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" $(BESIDE)
 
 test-all: $(VENV)/.dev ## run every test, however long it takes
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(BESIDE)
 
 check: $(VENV)/.dev .build/pb .build/typing ## lint the contract and the code, compare generated code, check types
 	$(BIN)/buf lint proto

@@ -1,11 +1,13 @@
 """Real servers for tests: each on free ports of loopback, in a folder of its own."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,10 +27,15 @@ STARTS_WITHIN = 120.0
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on, below the range that outgoing connections take."""
+    """Return ports that nobody listens on, below the range that outgoing connections take.
+
+    They are taken a while after they were looked for: tests that run beside each other look in
+    ranges of their own.
+    """
     found: list[int] = []
-    start = 20_000 + (os.getpid() * 37) % 8_000
-    for port in range(start, 32_000):
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
+    first = 20_000 + 3_000 * worker
+    for port in range(first + (os.getpid() * 37) % 2_000, first + 3_000):
         if len(found) == count:
             return found
         with socket.socket() as probe:
@@ -38,6 +45,14 @@ def free_ports(count: int) -> list[int]:
                 continue
             found.append(port)
     raise RuntimeError("no free ports")
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Let nobody else start what looks for ports of its own: two at once would find the same."""
+    with Path(tempfile.gettempdir(), f"cra-tests-{os.getuid()}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def wait_until(
@@ -129,7 +144,6 @@ def object_store(folder: Path, events_port: int | None = None) -> Iterator[Setti
     # Tests make buckets, so they are the admin.
     users = parts.s3_users(parts.S3User("operator", "operator-secret").take(settings))
     users["admin"] = parts.S3User("tests", "tests-secret")
-    parts.configure(settings, local, {"CRA_REDIS_PORT": str(ports[2])}, users)
     command = [str(Path(sys.executable).parent / "weed"), "server"]
     command += [f"-options={folder}/s3/weed.options"]
     command = ["sh", "-c", f'cd {folder}/s3 && exec "$@"', "sh", *command]
@@ -145,7 +159,10 @@ def object_store(folder: Path, events_port: int | None = None) -> Iterator[Setti
             return False
         return True
 
-    with running(command, folder, ready):
+    with contextlib.ExitStack() as server:
+        with starting():
+            parts.configure(settings, local, {"CRA_REDIS_PORT": str(ports[2])}, users)
+            server.enter_context(running(command, folder, ready))
         yield settings
 
 
@@ -182,5 +199,7 @@ def milvus_process(folder: Path, kind: str) -> Iterator[tuple[str, int]]:
         return True
 
     command = [sys.executable, "-m", "deploy.local.milvus"]
-    with running(command, folder, ready, env, patience=2.0) as process:
+    with contextlib.ExitStack() as server:
+        with starting():
+            process = server.enter_context(running(command, folder, ready, env, patience=2.0))
         yield uri, process.pid

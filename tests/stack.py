@@ -17,7 +17,7 @@ from cra.shared import rpc
 from cra.shared.adapters.object_store import connect, encode_metadata
 from cra.shared.client import SearchClient
 from cra.shared.settings import Settings
-from tests.servers import ROOT, free_ports, wait_until
+from tests.servers import ROOT, free_ports, starting, wait_until
 
 INGEST = "cra.ingest.v1.IngestService"
 
@@ -97,15 +97,16 @@ def local_stack(folder: Path, model: Path, milvus: str, **changes: str) -> Itera
         **{f"CRA_{name}": value for name, value in changes.items()},
     }
     command = [sys.executable, "-m", "deploy.stack"]
-    start = subprocess.run(
-        [*command, "up", "--detach"],
-        env=env,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    with starting():
+        start = subprocess.run(
+            [*command, "up", "--detach"],
+            env=env,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
     assert start.returncode == 0, start.stdout + start.stderr
     try:
         published = dotenv_values(folder / "run" / "stack.env")
