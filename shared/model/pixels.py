@@ -168,6 +168,34 @@ def squash(image: Image.Image, preprocessing: Preprocessing) -> npt.NDArray[np.u
     return np.array(resized.convert("RGB"), dtype=np.uint8)
 
 
+def thumbnail(encoded: bytes, side: int) -> bytes:
+    """Return an image as a small JPEG: upright, on white, its longer side at most `side` pixels.
+
+    Raises:
+        BadImageError: it is empty, no image, cut short, damaged, or too large.
+    """
+    image = _open(encoded)
+    try:
+        if image.format in {"JPEG", "MPO"}:
+            image.draft(None, (side, side))
+        image.load()
+        turn = _turn(image)
+        image = _eight_bit(image)
+        if turn is not None:
+            image = image.transpose(turn)
+        if image.has_transparency_data:
+            shown = image.convert("RGBA")
+            image = Image.new("RGBA", shown.size, "white")
+            image.alpha_composite(shown)
+        image = image.convert("RGB")
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=82)
+        return buffer.getvalue()
+    except Exception as error:  # decoders raise nearly anything on hostile bytes
+        raise _damaged(error) from error
+
+
 def _open(encoded: bytes) -> Image.Image:
     if not encoded:
         raise BadImageError("empty", "the file is empty")
