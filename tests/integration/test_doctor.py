@@ -7,7 +7,7 @@ import redis
 from pydantic import SecretStr
 
 from cra.services.cli import part_checks
-from cra.services.cli.findings import Facts, State
+from cra.services.cli.findings import Facts, Finding, State
 from cra.services.cli.probe import event_path
 from cra.shared.adapters.object_store import connect
 from cra.shared.adapters.release_store import POINTER
@@ -16,7 +16,7 @@ from cra.shared.settings import Settings
 from tests.swap import World
 
 
-def states(found: Iterator[part_checks.Finding]) -> list[State]:
+def states(found: Iterator[Finding]) -> list[State]:
     """Return states alone."""
     return [one.state for one in found]
 

@@ -1,0 +1,142 @@
+"""The `cra` command on the running stack, as an operator uses it."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from cra.services.cli import part_checks
+from cra.services.cli.findings import Facts, Finding, State
+from cra.services.cli.probe import event_path
+from tests.e2e.test_stack import photograph
+from tests.servers import wait_until
+from tests.stack import Stack
+
+
+def test_put_waits_until_all_is_indexed(stack: Stack, tmp_path: Path) -> None:
+    """`cra put --wait` returns when the files can be found, and names those that cannot be."""
+    (tmp_path / "good.jpg").write_bytes(photograph(901))
+    (tmp_path / "bad.jpg").write_bytes(b"this is text")
+    done = stack.cra("put", str(tmp_path), "--prefix", "waited/", "--wait")
+    assert done.returncode == 1
+    assert "2 of 2 files are in images: 2 put" in done.stdout
+    assert "1 of 2 files are indexed" in done.stdout
+    assert "not indexed images/waited/bad.jpg: " in done.stderr
+    assert stack.best(photograph(901)) > ("waited/good.jpg", 0.99)
+    stack.bucket.remove_object("images", "waited/bad.jpg")
+    (tmp_path / "bad.jpg").unlink()
+    again = stack.cra("put", str(tmp_path), "--prefix", "waited/", "--wait")
+    assert again.returncode == 0, again.stderr
+    assert "1 there already" in again.stdout
+
+
+def test_search_by_more_and_less_and_time(stack: Stack) -> None:
+    """What --more and --less add moves scores; --after and --before restrict; --all goes on."""
+    began = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - 1))
+    pictures = {f"terms/{number}.jpg": photograph(910 + number) for number in range(3)}
+    for key, content in pictures.items():
+        stack.put(key, content)
+    for key, content in pictures.items():
+        stack.follows(content, key)
+    where = ("--prefix", "terms/", "--json")
+
+    def ask(*arguments: str) -> dict[str, float]:
+        done = stack.cra("search", *arguments, *where)
+        assert done.returncode == 0, done.stderr
+        return {hit["key"]: hit["score"] for hit in json.loads(done.stdout)["hits"]}
+
+    plain, more, less = ask("红墙"), ask("红墙", "--more", "飞檐"), ask("红墙", "--less", "飞檐")
+    assert plain.keys() == more.keys() == less.keys() == pictures.keys()
+    assert plain != more != less
+    assert ask("--more", "红墙", "--weight", "1") == pytest.approx(plain, abs=1e-5)
+    assert ask("红墙", "--after", began).keys() == pictures.keys()
+    assert ask("红墙", "--before", began) == {}
+    assert ask("红墙", "--release", "base") == pytest.approx(plain, abs=1e-5)
+    assert ask("红墙", "--all").keys() == pictures.keys()
+    first = json.loads(stack.cra("search", "红墙", "--top-k", "1", *where).stdout)
+    second = stack.cra(
+        "search", "红墙", "--top-k", "1", "--page-token", first["next_page_token"], *where
+    )
+    assert [hit["rank"] for hit in json.loads(second.stdout)["hits"]] == [2]
+
+
+def test_search_writes_a_page(stack: Stack, tmp_path: Path) -> None:
+    """`cra search --html` shows each hit's own picture, without credentials of the object store."""
+    stack.put("page/红.jpg", photograph(920), {"caption": "<红墙>"})
+    stack.follows(photograph(920), "page/红.jpg")
+    file = tmp_path / "hits.html"
+    done = stack.cra("search", "红墙", "--prefix", "page/", "--html", str(file))
+    assert done.returncode == 0, done.stderr
+    page = file.read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == 1
+    assert "images/page/红.jpg" in page
+    assert "&lt;红墙&gt;" in page
+    assert not re.search(r"https?://", page)
+
+
+def test_doctor_finds_the_stack_well(stack: Stack) -> None:
+    """Every part is ok, or tells that it cannot be seen; the probe goes the whole way.
+
+    Warnings there may be: of objects that other tests have made fail.
+    """
+    wait_until(stack.settled, "nothing is under way", 60)
+    done = stack.cra("doctor", "--probe", "--json")
+    said = json.loads(done.stdout)
+    told = [one for one in said["checks"] if one["state"] not in {"ok", "warning"}]
+    assert (done.returncode, told) == (0, [])
+    parts = {one["part"] for one in said["checks"]}
+    assert {"object store", "Milvus", "Redis", "embedding", "gateway", "ingest", "events"} <= parts
+    assert {"workers", "certificates", "clock", "disk", "agreement", "event path"} <= parts
+    assert {"ok": True, "checks": said["checks"]} == said
+    assert "was found" in said["checks"][-1]["found"]
+    left = stack.bucket.list_objects("images", prefix="cra-doctor/", recursive=True)
+    assert list(left) == []
+    shown = stack.cra("doctor")
+    assert shown.returncode == 0
+    assert "0 wrong" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "part", "words"),
+    [
+        ({"CRA_API_KEY": "wrong"}, "gateway", "CRA_API_KEY"),
+        ({"CRA_SERVICE_TOKEN": "wrong"}, "ingest", "CRA_SERVICE_TOKEN"),
+        ({"CRA_SERVICE_TOKEN": "wrong"}, "embedding", "CRA_SERVICE_TOKEN"),
+        ({"CRA_EVENT_TOKEN": "wrong"}, "events", "the same token"),
+        ({"CRA_S3_SECRET_KEY": "wrong"}, "object store", "CRA_S3_SECRET_KEY"),
+        ({"CRA_BUCKETS": "images,plans"}, "object store", "CRA_BUCKETS"),
+        ({"CRA_MILVUS_URI": "http://127.0.0.1:9"}, "Milvus", "CRA_MILVUS_URI"),
+        ({"CRA_REDIS_URL": "redis://127.0.0.1:9/0"}, "Redis", "CRA_REDIS_URL"),
+        ({"CRA_INGEST_TARGET": "dns:///127.0.0.1:9"}, "ingest", "CRA_INGEST_TARGET"),
+    ],
+)
+def test_doctor_names_what_is_broken(
+    stack: Stack, changes: dict[str, str], part: str, words: str
+) -> None:
+    """Each setting that does not fit the stack is found, and the way to mend it names it."""
+    broken = Stack({**stack.env, **changes})
+    done = broken.cra("doctor", "--json")
+    assert done.returncode == 1
+    wrong = [one for one in json.loads(done.stdout)["checks"] if one["state"] == "wrong"]
+    assert any(one["part"] == part and words in one["mend"] for one in wrong), wrong
+
+
+def test_doctor_sees_failures_and_the_probe_alone(stack: Stack) -> None:
+    """What cannot be indexed is a warning with the commands that help; the probe can be timed."""
+    stack.put("doctor/bad.jpg", b"this is text")
+
+    def failed() -> bool:
+        return any("cannot be indexed" in one.found for one in found())
+
+    def found() -> list[Finding]:
+        return list(part_checks.index(stack.settings, Facts()))
+
+    wait_until(failed, "it is on the list")
+    (told,) = [one for one in found() if "cannot be indexed" in one.found]
+    assert told.state is State.WARNING
+    assert "cra failures --retry" in told.mend
+    stack.bucket.remove_object("images", "doctor/bad.jpg")
+    (probed,) = event_path(stack.settings, Facts())
+    assert probed.state is State.OK
