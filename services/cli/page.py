@@ -12,7 +12,8 @@ import jinja2
 import urllib3
 
 from cra.search.v1 import search_pb2 as pb
-from cra.shared.model.pixels import BadImageError, thumbnail
+from cra.shared.model.pixels import BadImageError
+from cra.shared.thumbnails import render as render_thumbnail
 
 SIDE: Final = 320
 """Pixels of a thumbnail's longer side."""
@@ -21,7 +22,7 @@ AT_ONCE: Final = 8
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small JPEG, or why there is none."""
+    """A small WebP, or why there is none."""
 
     data: str = ""
     """Base64."""
@@ -69,7 +70,7 @@ def _thumbnail(http: urllib3.PoolManager, url: str, max_bytes: int) -> Thumbnail
     if len(content) > max_bytes:
         return Thumbnail(problem=f"over {max_bytes} bytes")
     try:
-        return Thumbnail(base64.b64encode(thumbnail(content, SIDE)).decode())
+        return Thumbnail(base64.b64encode(render_thumbnail(content, (SIDE, SIDE))).decode())
     except BadImageError as error:
         return Thumbnail(problem=error.message)
 

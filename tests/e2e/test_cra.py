@@ -70,7 +70,7 @@ def test_search_writes_a_page(stack: Stack, tmp_path: Path) -> None:
     done = stack.cra("search", "红墙", "--prefix", "page/", "--html", str(file))
     assert done.returncode == 0, done.stderr
     page = file.read_text(encoding="utf-8")
-    assert page.count("data:image/jpeg;base64,") == 1
+    assert page.count("data:image/webp;base64,") == 1
     assert "images/page/红.jpg" in page
     assert "&lt;红墙&gt;" in page
     assert not re.search(r"https?://", page)

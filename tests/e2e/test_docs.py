@@ -116,7 +116,16 @@ class Desk:
 
     def python(self, code: str, *arguments: str) -> str:
         """Run a program as a caller would."""
-        return self.run([sys.executable, "-c", self.adapted(code), *arguments], **self._own)
+        ready = f"client = SearchClient({self._client})\n"
+        return self.run(
+            [sys.executable, "-c", _IMPORTS + ready + self.adapted(code), *arguments], **self._own
+        )
+
+
+_IMPORTS = (
+    "from cra.search.v1 import search_pb2 as pb\nfrom cra.shared.client import SearchClient\n"
+)
+"""What a snippet need not repeat, beside a `client`."""
 
 
 def _lacks(command: str) -> bool:

@@ -188,7 +188,7 @@ def test_an_installation_has_every_file_that_is_no_code() -> None:
         for file in (ROOT / folder).rglob("*")
         if file.is_file() and file.suffix not in {".py", ".pyc"} and "pb" not in file.parts
     }
-    assert {".jinja", ".typed"} <= {Path(file.name).suffix for file in there}
+    assert {".jinja", ".typed"} <= {file.suffix for file in there}
     packages = {file.parent for folder in ("shared", "services") for file in _files(folder)}
     packaged = {file for one in packages for pattern in patterns for file in one.glob(pattern)}
     assert there <= packaged

@@ -13,7 +13,8 @@ from PIL import Image
 
 from cra.search.v1 import search_pb2 as pb
 from cra.services.cli.page import SIDE, Thumbnail, fetch_thumbnails, render
-from cra.shared.model.pixels import BadImageError, thumbnail
+from cra.shared.model.pixels import BadImageError
+from cra.shared.thumbnails import render as render_thumbnail
 from tests.fakes import picture
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
@@ -64,7 +65,7 @@ def test_the_page_needs_nothing_else() -> None:
     response.hits.add(rank=1, image_id="images/a", url="http://store/a?signature=secret")
     page = render(response, "塔", [Thumbnail("QUJD")])
     assert re.findall(r'(?:src|href|url)\s*[=(]\s*"?([^"\s>]*)', page) == [
-        "data:image/jpeg;base64,QUJD"
+        "data:image/webp;base64,QUJD"
     ]
     assert "signature" not in page
 
@@ -100,21 +101,21 @@ def test_thumbnails_are_made_of_the_objects() -> None:
     assert len(counted) == 6
 
 
-def test_a_thumbnail_is_upright_and_on_white() -> None:
-    """A photo turned by EXIF is turned back, what is clear becomes white, and no text is a picture.
+def test_a_thumbnail_is_upright_and_clear_where_its_picture_is() -> None:
+    """A photo turned by EXIF is turned back, what is clear stays so, and no text is a picture.
 
-    Break: no `transpose`, or `convert("RGB")` alone.
+    Break: `convert("RGB")` alone.
     """
     image = Image.new("RGB", (400, 200), (10, 10, 10))
     exif = Image.Exif()
     exif[0x0112] = 6
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", exif=exif)
-    assert Image.open(io.BytesIO(thumbnail(buffer.getvalue(), 100))).size == (50, 100)
+    assert Image.open(io.BytesIO(render_thumbnail(buffer.getvalue(), (100, 100)))).size == (50, 100)
     buffer = io.BytesIO()
     Image.new("RGBA", (50, 50), (0, 0, 0, 0)).save(buffer, "PNG")
-    shown = Image.open(io.BytesIO(thumbnail(buffer.getvalue(), 100)))
+    shown = Image.open(io.BytesIO(render_thumbnail(buffer.getvalue(), (100, 100))))
     assert shown.size == (50, 50)
-    assert shown.getpixel((25, 25)) == (255, 255, 255)
+    assert shown.convert("RGBA").getpixel((25, 25))[3] == 0  # type: ignore[index]
     with pytest.raises(BadImageError):
-        thumbnail(b"text", 100)
+        render_thumbnail(b"text", (100, 100))
