@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -30,36 +29,6 @@ def test_put_waits_until_all_is_indexed(stack: Stack, tmp_path: Path) -> None:
     again = stack.cra("put", str(tmp_path), "--prefix", "waited/", "--wait")
     assert again.returncode == 0, again.stderr
     assert "1 there already" in again.stdout
-
-
-def test_search_by_more_and_less_and_time(stack: Stack) -> None:
-    """What --more and --less add moves scores; --after and --before restrict; --all goes on."""
-    began = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - 1))
-    pictures = {f"terms/{number}.jpg": photograph(910 + number) for number in range(3)}
-    for key, content in pictures.items():
-        stack.put(key, content)
-    for key, content in pictures.items():
-        stack.follows(content, key)
-    where = ("--prefix", "terms/", "--json")
-
-    def ask(*arguments: str) -> dict[str, float]:
-        done = stack.cra("search", *arguments, *where)
-        assert done.returncode == 0, done.stderr
-        return {hit["key"]: hit["score"] for hit in json.loads(done.stdout)["hits"]}
-
-    plain, more, less = ask("红墙"), ask("红墙", "--more", "飞檐"), ask("红墙", "--less", "飞檐")
-    assert plain.keys() == more.keys() == less.keys() == pictures.keys()
-    assert plain != more != less
-    assert ask("--more", "红墙", "--weight", "1") == pytest.approx(plain, abs=1e-5)
-    assert ask("红墙", "--after", began).keys() == pictures.keys()
-    assert ask("红墙", "--before", began) == {}
-    assert ask("红墙", "--release", "base") == pytest.approx(plain, abs=1e-5)
-    assert ask("红墙", "--all").keys() == pictures.keys()
-    first = json.loads(stack.cra("search", "红墙", "--top-k", "1", *where).stdout)
-    second = stack.cra(
-        "search", "红墙", "--top-k", "1", "--page-token", first["next_page_token"], *where
-    )
-    assert [hit["rank"] for hit in json.loads(second.stdout)["hits"]] == [2]
 
 
 def test_search_writes_a_page(stack: Stack, tmp_path: Path) -> None:
