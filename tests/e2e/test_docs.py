@@ -175,3 +175,11 @@ def test_the_example_for_callers_pages_and_explains(desk: Desk) -> None:
     assert any("images/gate.jpg" in line for line in lines)
     with pytest.raises(AssertionError, match=r"text .*1,?000"):
         desk.python(code, "墙" * 1001)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_a_command_that_fails_is_told(desk: Desk) -> None:
+    """The page, the line and the command are in the failure: the tests above can fail."""
+    wrong = Block("docs/none.md", 7, "", "cra status\ncra search 红墙 --top-k 0\ncra failures\n")
+    with pytest.raises(AssertionError, match=r"failed: docs/none.md:7: cra search 红墙 --top-k 0"):
+        desk.shell([wrong])
