@@ -177,11 +177,6 @@ def embedding(settings: Settings, facts: Facts) -> Iterator[Finding]:
     try:
         with Replicas(settings) as replicas:
             silent, models = replicas.silent, replicas.models
-        encoder = RemoteEncoder.of(settings, timeout=WITHIN)
-        try:
-            encoder.embed_texts([QUERY])
-        finally:
-            encoder.close()
     except (UnauthenticatedError, PermissionDeniedError) as error:
         yield Finding(part, State.WRONG, error.message, _TOKEN_MEND)
         return
@@ -205,6 +200,15 @@ def embedding(settings: Settings, facts: Facts) -> Iterator[Finding]:
         facts.releases[f"embedding at {address}"] = served.active_release.name
         facts.base_release = served.base_release
         facts.dimension = served.image_tower.dimension
+    encoder = RemoteEncoder.of(settings, timeout=WITHIN)
+    try:
+        encoder.embed_texts([QUERY])
+    except CraError as error:
+        yield Finding(
+            part, State.WRONG, f"it encodes no text: {error.message}", "its log says why not"
+        )
+    finally:
+        encoder.close()
 
 
 def _replica(part: str, address: str, served: Models) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from cra.services.cli.findings import Facts, Finding, State, host_of, is_local
 from cra.shared.client import SERVICE
 from cra.shared.server import Server
 from cra.shared.settings import Settings
+from tests import embedding
 from tests.certificates import Authority
 from tests.servers import free_ports
 
@@ -277,3 +278,27 @@ def test_parts_that_disagree_are_told() -> None:
         "ok",
         "wrong",
     ]
+
+
+def test_embedding_is_asked_for_its_towers_and_a_text() -> None:
+    """What it serves is told and compared; a token that it does not take is wrong.
+
+    That it cannot see the bucket of releases, since no store is there, is wrong as well.
+    """
+    with embedding.running(service_token="right") as service:
+        there = settings(embedding_target=service.target, service_token="right")
+        facts = Facts()
+        told = states(part_checks.embedding(there, facts))
+        assert [state for state, _ in told] == ["wrong", "ok"]
+        assert "does not follow the bucket of releases" in told[0][1]
+        assert "serves colours on cpu" in told[1][1]
+        assert facts.towers == {"embedding": embedding.TOWER}
+        assert set(facts.releases.values()) == {"colours-1"}
+        assert facts.dimension == service.towers.info.dimension
+        stranger = settings(embedding_target=service.target, service_token="wrong")
+        ((state, _),) = states(part_checks.embedding(stranger, Facts()))
+        assert state == "wrong"
+        service.towers.broken = RuntimeError("broken")
+        told = states(part_checks.embedding(there, Facts()))
+        assert [state for state, _ in told] == ["wrong", "ok", "wrong"]
+        assert "it encodes no text" in told[2][1]
