@@ -17,6 +17,11 @@ out: Final = Console(markup=False, emoji=False, highlight=False)
 err: Final = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
+def examples(*commands: str) -> str:
+    """Return commands as the epilog of a command's help; click leaves their lines as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
+
+
 def table(*columns: str) -> Table:
     """Return a table that shows every cell whole, folded where the terminal is too narrow."""
     made = Table()

@@ -139,6 +139,16 @@ class ReleaseStore(Protocol):
         """
         ...
 
+    def remove(self, name: str) -> None:
+        """Remove a release from the store.
+
+        Raises:
+            NotFoundError: there is no such release.
+            FailedPreconditionError: it is active, or a rollback would go back to it.
+            AbortedError: somebody has just chosen it; it is still there.
+        """
+        ...
+
     def pointer(self) -> Pointer:
         """Return the pointer; version 0 if nobody has ever set it.
 

@@ -23,7 +23,12 @@ class Authority:
         self._ca.cert_pem.write_to_path(self.ca)
 
     def issue(
-        self, name: str, *hosts: str, expired: bool = False, into: str = ""
+        self,
+        name: str,
+        *hosts: str,
+        expired: bool = False,
+        into: str = "",
+        ends: datetime.datetime | None = None,
     ) -> tuple[str, str]:
         """Return the files of a new certificate and its key.
 
@@ -32,9 +37,10 @@ class Authority:
             hosts: that the certificate names; 127.0.0.1 if there is none.
             expired: since yesterday.
             into: a name whose files are to be replaced.
+            ends: when; trustme's own choice if None.
         """
         found = self._ca.issue_cert(
-            *(hosts or ("127.0.0.1",)), not_after=YESTERDAY if expired else None
+            *(hosts or ("127.0.0.1",)), not_after=YESTERDAY if expired else ends
         )
         files = [self._folder / f"{into or f'{self._name}-{name}'}.{end}" for end in ("crt", "key")]
         # In one step each, as who renews a certificate would.

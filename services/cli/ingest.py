@@ -1,6 +1,7 @@
 """`cra status`, `cra failures`, `cra reconcile`: how far the index follows the buckets."""
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import click
@@ -11,22 +12,25 @@ from rich.text import Text
 
 from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.ingest.v1 import ingest_pb2_grpc as ingest_grpc
+from cra.services.cli.options import as_json
 from cra.shared import rpc
-from cra.shared.console import err, out, print_message, table
+from cra.shared.console import err, examples, out, print_message, table
 from cra.shared.errors import CraError
 from cra.shared.settings import Settings
 
 SERVICE: Final = "cra.ingest.v1.IngestService"
+WAIT_PAUSE: Final = 1.0
+"""Seconds between two counts while somebody waits for the index."""
 _WITHOUT_INDEX: Final = {"objects", "waiting", "failed"}
 
 
-@click.command()
+@click.command(epilog=examples("cra status", "cra status --refresh --json"))
 @click.option("--refresh", is_flag=True, help="Count again now.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 @click.pass_obj
 def status(settings: Settings, refresh: bool, as_json: bool) -> None:
     """Print how far the index follows the buckets."""
-    response = _call(settings, "GetStatus", ingest.GetStatusRequest(refresh=refresh))
+    response = call_ingest(settings, "GetStatus", ingest.GetStatusRequest(refresh=refresh))
     if as_json:
         print_message(response)
         return
@@ -39,36 +43,33 @@ def status(settings: Settings, refresh: bool, as_json: bool) -> None:
         )
 
 
-@click.command()
+@click.command(epilog=examples("cra failures", "cra failures --retry"))
 @click.option("--retry", is_flag=True, help="Put all of them back in line.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 @click.pass_obj
 def failures(settings: Settings, retry: bool, as_json: bool) -> None:
     """List the objects that cannot be indexed, and why."""
     if retry:
-        response = _call(settings, "RetryFailures", ingest.RetryFailuresRequest(all=True))
+        response = call_ingest(settings, "RetryFailures", ingest.RetryFailuresRequest(all=True))
         print_message(response) if as_json else out.print(f"{response.retried} put back in line")
         return
-    found: list[ingest.Failure] = []
-    request = ingest.ListFailuresRequest(page_size=1000)
-    while True:
-        page = _call(settings, "ListFailures", request)
-        found += page.failures
-        if not page.next_page_token:
-            break
-        request.page_token = page.next_page_token
+    found = list_failures(settings)
     if as_json:
         print_message(ingest.ListFailuresResponse(failures=found))
         return
     out.print(_failures(found))
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "cra reconcile --dry-run", "cra reconcile", "cra reconcile --allow-mass-deletion"
+    )
+)
 @click.option("--dry-run", is_flag=True, help="Only report what differs.")
 @click.option(
     "--allow-mass-deletion", is_flag=True, help="Remove orphaned vectors however many there are."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 @click.pass_obj
 def reconcile(settings: Settings, dry_run: bool, allow_mass_deletion: bool, as_json: bool) -> None:
     """Compare buckets and index, and put in line what differs."""
@@ -94,6 +95,42 @@ def reconcile(settings: Settings, dry_run: bool, allow_mass_deletion: bool, as_j
         f"{summary.objects} objects: {summary.missing} missing, {summary.stale} stale, "
         f"{summary.orphaned} orphaned{done}"
     )
+
+
+def list_failures(settings: Settings) -> list[ingest.Failure]:
+    """Return everything on the failure list.
+
+    Raises:
+        CraError: the ingest service does not answer, or refuses.
+    """
+    found: list[ingest.Failure] = []
+    request = ingest.ListFailuresRequest(page_size=1000)
+    while True:
+        page = call_ingest(settings, "ListFailures", request)
+        found += page.failures
+        if not page.next_page_token:
+            return found
+        request.page_token = page.next_page_token
+
+
+def wait_indexed(settings: Settings, progress: Callable[[int, int], None]) -> list[ingest.Failure]:
+    """Return the failure list once every object is indexed or on it.
+
+    Args:
+        settings: where ingest is.
+        progress: called now and then with the objects that are done, and all.
+
+    Raises:
+        CraError: the ingest service does not answer.
+    """
+    pause = threading.Event()
+    while True:
+        status = call_ingest(settings, "GetStatus", ingest.GetStatusRequest(refresh=True))
+        progress(status.indexed + status.failed, status.objects)
+        left = status.waiting + status.unaccounted + status.stale
+        if not left and not status.down and status.indexed + status.failed >= status.objects:
+            return list_failures(settings)
+        pause.wait(WAIT_PAUSE)
 
 
 def _counts(response: ingest.GetStatusResponse) -> Table:
@@ -133,7 +170,12 @@ def _problem(error: grpc.RpcError, settings: Settings) -> CraError:
     return rpc.from_rpc_error(error, f"the ingest service at {settings.ingest_target}")
 
 
-def _call(settings: Settings, method: str, request: Message) -> Any:
+def call_ingest(settings: Settings, method: str, request: Message) -> Any:
+    """Call a method of ingest.
+
+    Raises:
+        CraError: it does not answer, or refuses.
+    """
     try:
         return getattr(_ingest(settings), method)(request, timeout=60)
     except grpc.RpcError as error:

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import click
 
+from cra.services.cli.options import BucketName, as_json
 from cra.shared.api_keys import ApiKey, change_keys, digest_of, new_key, read_keys
-from cra.shared.console import err, out, table
+from cra.shared.console import err, examples, out, table
 from cra.shared.errors import FailedPreconditionError, NotFoundError
 from cra.shared.settings import Settings
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "cra keys add shop --bucket images --rate 20 --burst 40",
+        "cra keys list",
+        "cra keys revoke shop",
+    )
+)
 @click.option(
     "--file",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -31,9 +38,15 @@ def keys(context: click.Context, file: Path | None) -> None:
     context.obj = file or Path(named)
 
 
-@keys.command()
+@keys.command(epilog=examples("cra keys add shop --bucket images --rate 20 --burst 40"))
 @click.argument("name")
-@click.option("--bucket", "buckets", multiple=True, help="Only this bucket; may be repeated.")
+@click.option(
+    "--bucket",
+    "buckets",
+    multiple=True,
+    type=BucketName(),
+    help="Only this bucket; may be repeated.",
+)
 @click.option("--rate", type=float, help="Searches a second; no limit if not given.")
 @click.option("--burst", type=int, help="Searches at once after a pause; those of a second.")
 @click.pass_obj
@@ -59,8 +72,8 @@ def add(
     click.echo(secret)
 
 
-@keys.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@keys.command("list", epilog=examples("cra keys list --json"))
+@as_json
 @click.pass_obj
 def list_(file: Path, as_json: bool) -> None:
     """List the keys: what they may do, not what they are."""
@@ -75,7 +88,7 @@ def list_(file: Path, as_json: bool) -> None:
     out.print(shown)
 
 
-@keys.command()
+@keys.command(epilog=examples("cra keys revoke shop"))
 @click.argument("name")
 @click.pass_obj
 def revoke(file: Path, name: str) -> None:

@@ -14,16 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from cra.services.cli.comparison import Asked, Compared, compare, read_queries, summarise
-from cra.services.cli.replicas import Replicas, ask_any
+from cra.services.cli.options import ReleaseName, as_json
+from cra.services.cli.replicas import BASE, Replicas, ask_any, real_name
 from cra.shared.adapters.release_store import S3ReleaseStore
 from cra.shared.client import SearchClient
-from cra.shared.console import err, out
+from cra.shared.console import err, examples, out
 from cra.shared.errors import CraError, NotFoundError
 from cra.shared.releases import Choice, Pointer
 from cra.shared.settings import Settings
 
-BASE: Final = "base"
-"""Stands for the model's own text tower, whatever its name."""
 ACTIVE_WITHIN: Final = 10.0
 """Seconds."""
 LOADED_WITHIN: Final = 120.0
@@ -31,19 +30,27 @@ LOADED_WITHIN: Final = 120.0
 ASKED_AT_ONCE: Final = 8
 MOVERS_SHOWN: Final = 5
 
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _wait = click.option(
     "--wait/--no-wait", default=True, help="Return once every replica follows; the default."
 )
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "cra releases list",
+        "cra releases publish .data/releases/halls-0a1b2c3d",
+        "cra releases activate halls-0a1b2c3d   # `base`: the model's own text tower",
+        "cra releases compare base halls-0a1b2c3d -q 庑殿顶 --each",
+        "cra releases rollback",
+        "cra releases remove halls-0a1b2c3d",
+    )
+)
 def releases() -> None:
     """Publish tuned text towers, choose the active one, compare two on the live index."""
 
 
-@releases.command("list")
-@_as_json
+@releases.command("list", epilog=examples("cra releases list --json"))
+@as_json
 @click.pass_obj
 def list_releases(settings: Settings, as_json: bool) -> None:
     """List what is published, and how far the embedding service is with each."""
@@ -105,9 +112,9 @@ def list_releases(settings: Settings, as_json: bool) -> None:
         _warn("the embedding service says", models.releases_problem)
 
 
-@releases.command()
+@releases.command(epilog=examples("cra releases publish .data/releases/halls-0a1b2c3d"))
 @click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@_as_json
+@as_json
 @click.pass_obj
 def publish(settings: Settings, path: Path, as_json: bool) -> None:
     """Check the release in the folder PATH and copy it into the bucket of releases."""
@@ -118,10 +125,10 @@ def publish(settings: Settings, path: Path, as_json: bool) -> None:
         out.print(f"published {release.name} in {settings.releases_bucket}")
 
 
-@releases.command()
-@click.argument("name")
+@releases.command(epilog=examples("cra releases activate halls-0a1b2c3d"))
+@click.argument("name", type=ReleaseName())
 @_wait
-@_as_json
+@as_json
 @click.pass_obj
 def activate(settings: Settings, name: str, wait: bool, as_json: bool) -> None:
     """Let NAME answer from now on; `base` is the model's own text tower."""
@@ -137,9 +144,9 @@ def activate(settings: Settings, name: str, wait: bool, as_json: bool) -> None:
         _report(pointer, replicas, began, wait, as_json)
 
 
-@releases.command()
+@releases.command(epilog=examples("cra releases rollback"))
 @_wait
-@_as_json
+@as_json
 @click.pass_obj
 def rollback(settings: Settings, wait: bool, as_json: bool) -> None:
     """Go back to what was active before; again: to what was before that."""
@@ -178,9 +185,36 @@ def _report(pointer: Pointer, replicas: Replicas, began: float, wait: bool, as_j
         out.print(f"{name} is to be active (version {pointer.version})")
 
 
-@releases.command("compare")
-@click.argument("first")
-@click.argument("second")
+@releases.command(epilog=examples("cra releases remove halls-0a1b2c3d --yes"))
+@click.argument("name", type=ReleaseName())
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
+@click.pass_obj
+def remove(settings: Settings, name: str, yes: bool, as_json: bool) -> None:
+    """Remove NAME from the bucket of releases; its folder here stays, if there is one.
+
+    Never the active one, nor the one that a rollback would go back to.
+    """
+    store = S3ReleaseStore(settings)
+    store.manifest(name)  # a name that is none is told before anything is asked
+    if not yes:
+        click.confirm(f"remove {name} from {settings.releases_bucket}?", abort=True, err=True)
+    store.remove(name)
+    if as_json:
+        _print_json({"name": name, "bucket": settings.releases_bucket})
+    else:
+        out.print(f"removed {name} from {settings.releases_bucket}")
+
+
+@releases.command(
+    "compare",
+    epilog=examples(
+        "cra releases compare base halls-0a1b2c3d -q 庑殿顶 -q 雪中的石桥 --each",
+        "cra releases compare base halls-0a1b2c3d --queries queries.jsonl -k 10 --json",
+    ),
+)
+@click.argument("first", type=ReleaseName())
+@click.argument("second", type=ReleaseName())
 @click.option(
     "--queries",
     type=click.File(encoding="utf-8"),
@@ -189,7 +223,7 @@ def _report(pointer: Pointer, replicas: Replicas, began: float, wait: bool, as_j
 @click.option("-q", "--query", "texts", multiple=True, metavar="TEXT", help="May be repeated.")
 @click.option("-k", default=20, show_default=True, type=click.IntRange(1, 200))
 @click.option("--each", is_flag=True, help="Show each query too.")
-@_as_json
+@as_json
 @click.pass_obj
 def compare_releases(
     settings: Settings,
@@ -208,7 +242,7 @@ def compare_releases(
     asked = [*read_queries(queries or ()), *map(Asked, texts)]
     if not asked:
         raise click.UsageError("give --queries FILE or -q TEXT")
-    names = [_real_name(settings, name) for name in (first, second)]
+    names = [real_name(settings, name) for name in (first, second)]
     with SearchClient.of(settings, timeout=30) as client:
 
         def ask(query: Asked) -> Compared:
@@ -236,13 +270,6 @@ def compare_releases(
     if each:
         out.print(_table_of_queries(results, k))
     out.print(_table_of_summary(results, names, k))
-
-
-def _real_name(settings: Settings, name: str) -> str:
-    if name != BASE:
-        return name
-    with Replicas(settings) as replicas:
-        return replicas.any.base_release
 
 
 def _table_of_queries(results: list[Compared], k: int) -> Table:

@@ -12,6 +12,8 @@ from cra.shared.ports import Models, ReleaseState
 from cra.shared.releases import Manifest
 from cra.shared.settings import Settings
 
+BASE: Final = "base"
+"""Stands for the model's own text tower, whatever its name."""
 ASK_AGAIN: Final = 0.1
 """Seconds between two rounds of questions."""
 ANSWERS_WITHIN: Final = 5.0
@@ -59,17 +61,18 @@ class Replicas:
         }
         self.models: dict[str, Models] = {}
         """What each one serves, by its address."""
-        problems = []
+        self.silent: list[str] = []
+        """What those that do not answer say, or gRPC for them."""
         for address, encoder in list(self._encoders.items()):
             try:
                 self.models[address] = encoder.models()
             except UnavailableError as error:
-                problems.append(error.message)
+                self.silent.append(error.message)
                 self._encoders.pop(address).close()
         if not self.models:
             raise UnavailableError(
                 f"the embedding service at {settings.embedding_target} does not answer: "
-                + "; ".join(problems)
+                + "; ".join(self.silent)
             )
 
     def __enter__(self) -> Self:
@@ -172,3 +175,15 @@ def ask_any(settings: Settings) -> tuple[Models | None, str]:
             return replicas.any, ""
     except CraError as error:
         return None, error.message
+
+
+def real_name(settings: Settings, release: str) -> str:
+    """Return a release's name, that of the model's own text tower for `base`.
+
+    Raises:
+        UnavailableError: that is asked for, and no replica answers.
+    """
+    if release != BASE:
+        return release
+    with Replicas(settings) as replicas:
+        return replicas.any.base_release

@@ -1,19 +1,29 @@
-"""Putting files into a bucket, several at a time."""
+"""Putting files into a bucket, several at a time, and only those that it does not hold yet."""
 
+import hashlib
 import mimetypes
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from minio import Minio
+from minio.error import S3Error
 
-from cra.shared.adapters.object_store import call_s3, encode_metadata
-from cra.shared.errors import CraError
+from cra.shared.adapters.object_store import call_s3, decode_metadata, encode_metadata
+from cra.shared.errors import CraError, UnavailableError
 
 PARALLEL: Final = 8
+
+PART: Final = 16 * 2**20
+"""Bytes. Larger files go in parts of this; what is smaller has the MD5 of its content as ETag."""
+
+PAUSES: Final = (0.2, 0.8, 3.0)
+"""Seconds before a file is tried again when the store could not take it."""
 
 SUFFIXES: Final = {
     ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jp2", ".jpeg", ".jpg", ".png", ".tif",
@@ -28,6 +38,31 @@ class Upload:
 
     file: Path
     key: str
+
+
+@dataclass
+class Summary:
+    """What became of files."""
+
+    put: int = 0
+    skipped: int = 0
+    """The bucket holds them already."""
+    failed: list[tuple[Upload, str]] = field(default_factory=list)
+    """Each with what went wrong."""
+    left: int = 0
+    """Not tried."""
+    bytes: int = 0
+    """Of what was put."""
+    seconds: float = 0.0
+    stopped: str = ""
+    """Why it ended early; empty if it did not."""
+
+
+class Held(NamedTuple):
+    """An object as the bucket lists it."""
+
+    size: int
+    etag: str
 
 
 def find_uploads(paths: Iterable[Path], prefix: str = "") -> list[Upload]:
@@ -59,39 +94,168 @@ def find_uploads(paths: Iterable[Path], prefix: str = "") -> list[Upload]:
     return [Upload(file, key) for key, file in files.items()]
 
 
-def put_all(
-    client: Minio,
-    bucket: str,
-    uploads: Iterable[Upload],
-    metadata: dict[str, str],
-    progress: Callable[[Upload], None],
-) -> list[tuple[Upload, str]]:
-    """Put files into a bucket, `PARALLEL` at a time.
+def held_objects(client: Minio, bucket: str, uploads: Sequence[Upload]) -> dict[str, Held]:
+    """List what a bucket holds where uploads will go, by key: a request for a thousand objects."""
+    keys = {upload.key for upload in uploads}
+    # Character by character: a prefix of keys, not a folder.
+    prefix = os.path.commonprefix([min(keys), max(keys)]) if keys else ""  # noqa: RUF071
+    listing = client.list_objects(bucket, prefix=prefix or None, recursive=True)
+    found = {}
+    while (item := call_s3(lambda: next(listing, None))) is not None:
+        if item.object_name in keys:
+            found[item.object_name] = Held(item.size or 0, (item.etag or "").strip('"'))
+    return found
 
-    Returns:
-        the files that could not be put, each with what went wrong.
-    """
-    headers: dict[str, Any] = encode_metadata(metadata)
-    problems = []
 
-    def put(upload: Upload) -> None:
+def etag_of(file: Path, size: int) -> str:
+    """Return the ETag that a file gets when it is put: its MD5, or that of its parts' MD5s."""
+    with file.open("rb") as stream:
+        if size <= PART:
+            return hashlib.file_digest(stream, "md5").hexdigest()
+        digests = b""
+        while part := stream.read(PART):
+            digests += hashlib.md5(part, usedforsecurity=False).digest()
+    return f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(digests) // 16}"
+
+
+class _Putter:
+    """Puts one file at a time, for many threads."""
+
+    def __init__(
+        self, client: Minio, bucket: str, metadata: dict[str, str], held: Mapping[str, Held]
+    ) -> None:
+        self._client, self._bucket, self._held = client, bucket, held
+        self._metadata = {name.lower(): value for name, value in metadata.items()}
+        self._headers: dict[str, Any] = encode_metadata(metadata)
+        self.stop = threading.Event()
+
+    def __call__(self, upload: Upload) -> int | None:
+        """Put a file unless the bucket holds it; return its bytes, or None if it does.
+
+        Raises:
+            CraError: the store does not take it.
+            OSError: the file cannot be read.
+            ValueError: the SDK does not take the key.
+        """
+        size = upload.file.stat().st_size
+        if self._is_held(upload, size):
+            return None
+        for pause in PAUSES:
+            try:
+                return self._put(upload)
+            except UnavailableError as error:
+                if not _may_pass(error) or self.stop.wait(pause):
+                    raise
+        return self._put(upload)
+
+    def _put(self, upload: Upload) -> int:
         content_type = mimetypes.guess_type(upload.file)[0] or "application/octet-stream"
         with upload.file.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             call_s3(
-                lambda: client.put_object(bucket, upload.key, stream, size, content_type, headers)
-            )
+                lambda: self._client.put_object(
+                    self._bucket, upload.key, stream, size, content_type, self._headers,
+                    part_size=PART,
+                )
+            )  # fmt: skip
+        return size
 
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        running = {pool.submit(put, upload): upload for upload in uploads}
+    def _is_held(self, upload: Upload, size: int) -> bool:
+        held = self._held.get(upload.key)
+        if held is None or held.size != size or held.etag != etag_of(upload.file, size):
+            return False
+        if not self._metadata:
+            return True
+        # No listing tells the metadata.
+        there = call_s3(lambda: self._client.stat_object(self._bucket, upload.key), gone=True)
+        return there is not None and decode_metadata(there.metadata) == self._metadata
+
+
+def put_all(
+    client: Minio,
+    bucket: str,
+    uploads: Sequence[Upload],
+    metadata: dict[str, str],
+    progress: Callable[[Summary], None],
+    *,
+    parallel: int = PARALLEL,
+    force: bool = False,
+) -> Summary:
+    """Put files into a bucket, `parallel` at a time; those that it holds already are skipped.
+
+    An object counts as held if size and ETag are the file's, and with metadata also those. Ctrl-C,
+    or a store that answers nothing any more, lets what is under way end and leaves the rest.
+
+    Args:
+        client: of the object store.
+        bucket: exists.
+        uploads: files and their keys.
+        metadata: user metadata of every object.
+        progress: called after each file.
+        parallel: threads.
+        force: put what is held, too.
+
+    Raises:
+        PermissionDeniedError: the store denies it, so that every other file would fail as well.
+    """
+    began = time.monotonic()
+    put = _Putter(client, bucket, metadata, {} if force else held_objects(client, bucket, uploads))
+    summary = Summary(left=len(uploads))
+    silent = 0
+    pool = ThreadPoolExecutor(parallel)
+    running: dict[Future[int | None], Upload] = {pool.submit(put, one): one for one in uploads}
+    waiting = set(running)
+
+    def take(future: Future[int | None]) -> None:
+        nonlocal silent
+        waiting.discard(future)
+        if future.cancelled():
+            return
+        summary.left -= 1
+        problem, answered = _result(future, summary)
+        if problem:
+            summary.failed.append((running[future], problem))
+        silent = 0 if answered else silent + 1
+        progress(summary)
+
+    try:
         for future in as_completed(running):
-            try:
-                future.result()
-            except CraError as error:
-                problems.append((running[future], error.message))
-            except OSError as error:  # of the file; its text would name the file again
-                problems.append((running[future], error.strerror or str(error)))
-            except ValueError as error:  # the SDK does not take the key
-                problems.append((running[future], str(error)))
-            progress(running[future])
-    return problems
+            take(future)
+            if silent > parallel:
+                summary.stopped = summary.failed[-1][1]
+                break
+    except KeyboardInterrupt:
+        summary.stopped = "interrupted"
+    finally:
+        put.stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+    for future in list(waiting):
+        take(future)
+    summary.seconds = time.monotonic() - began
+    return summary
+
+
+def _result(future: Future[int | None], summary: Summary) -> tuple[str, bool]:
+    """Count one file; return what went wrong, and whether the store answered."""
+    try:
+        size = future.result()
+    except UnavailableError as error:
+        return error.message, isinstance(error.__cause__, S3Error)
+    except CraError:
+        raise
+    except OSError as error:  # of the file; its text would name the file again
+        return error.strerror or str(error), True
+    except ValueError as error:  # the SDK does not take the key
+        return str(error), True
+    if size is None:
+        summary.skipped += 1
+    else:
+        summary.put += 1
+        summary.bytes += size
+    return "", True
+
+
+def _may_pass(error: UnavailableError) -> bool:
+    """Tell whether another try may do: not when the store refuses the request for what it is."""
+    cause = error.__cause__
+    return not (isinstance(cause, S3Error) and cause.response.status < 500)

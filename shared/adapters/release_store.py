@@ -136,6 +136,25 @@ class S3ReleaseStore:
             raise FailedPreconditionError(f"another release has the name {release.name}")
         return release
 
+    def remove(self, name: str) -> None:
+        encoded = self._encoded_manifest(name)
+        if self._is_held(name):
+            raise FailedPreconditionError(
+                f"{name} is active, or a rollback would go back to it: activate others first"
+            )
+        # Without its manifest a release is none: from here on nobody can choose it.
+        manifest = f"{name}/{MANIFEST}"
+        call_s3(lambda: self._client.remove_object(self._bucket, manifest))
+        if self._is_held(name):
+            self._write(manifest, encoded, {})
+            raise AbortedError(f"somebody has just chosen {name}; it is still there")
+        for file in call_s3(lambda: list(self._client.list_objects(self._bucket, f"{name}/"))):
+            call_s3(functools.partial(self._client.remove_object, self._bucket, file.object_name))
+
+    def _is_held(self, name: str) -> bool:
+        pointer = self.pointer()
+        return name in {pointer.release, *(choice.release for choice in pointer.history[-1:])}
+
     def pointer(self) -> Pointer:
         return self._pointer()[0]
 

@@ -171,6 +171,14 @@ class MilvusVectorStore:
             consistency_level="Bounded",
         )
 
+    def dimension(self, image_tower: str) -> int | None:
+        """Return the length of a collection's vectors; None if there is no such collection."""
+        name = collection_name(image_tower)
+        if not self._call("has_collection", name):
+            return None
+        fields = self._call("describe_collection", name)["fields"]
+        return next(int(one["params"]["dim"]) for one in fields if one["name"] == "vector")
+
     def upsert(self, image_tower: str, images: Sequence[IndexedImage]) -> None:
         self._call("upsert", collection_name(image_tower), [_row(image) for image in images])
 

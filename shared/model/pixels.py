@@ -128,6 +128,16 @@ class PreparedImage:
     height: int
 
 
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image upright, in a mode of 8 bits a sample, and the size of its file's."""
+
+    image: Image.Image
+    width: int
+    """Of the upright image as it is stored, in pixels; `image` may have been decoded smaller."""
+    height: int
+
+
 def prepare(encoded: bytes, preprocessing: Preprocessing, *, exact: bool = False) -> PreparedImage:
     """Decode an image in full, check it and bring it to the tower's size.
 
@@ -141,13 +151,32 @@ def prepare(encoded: bytes, preprocessing: Preprocessing, *, exact: bool = False
     Raises:
         BadImageError: it is empty, no image, cut short, damaged, or too large.
     """
+    least = 0 if exact else math.ceil(DRAFT * preprocessing.input_size)
+    decoded = decode(encoded, least)
+    try:
+        pixels = squash(decoded.image, preprocessing)
+    except Exception as error:  # some modes are only found out to be odd when converted
+        raise _damaged(error) from error
+    return PreparedImage(pixels, decoded.width, decoded.height)
+
+
+def decode(encoded: bytes, least: int = 0) -> DecodedImage:
+    """Decode an image in full, check it, and make it what a viewer shows.
+
+    Args:
+        encoded: the file.
+        least: a JPEG is decoded at the smallest size that its format offers and whose shorter side
+            has at least so many pixels, which is faster; 0: at its own.
+
+    Raises:
+        BadImageError: it is empty, no image, cut short, damaged, or too large.
+    """
     image = _open(encoded)
     width, height = image.size
     try:
         # A HEIF would be drafted by a picture beside the image, if there were one.
-        if not exact and image.format in {"JPEG", "MPO"}:
-            side = math.ceil(DRAFT * preprocessing.input_size)
-            image.draft(None, (side, side))
+        if least and image.format in {"JPEG", "MPO"}:
+            image.draft(None, (least, least))
         image.load()
         turn = _turn(image)
         image = _eight_bit(image)
@@ -155,7 +184,7 @@ def prepare(encoded: bytes, preprocessing: Preprocessing, *, exact: bool = False
             image = image.transpose(turn)
         if turn in _QUARTER_TURNS:
             width, height = height, width
-        return PreparedImage(squash(image, preprocessing), width, height)
+        return DecodedImage(image, width, height)
     except Exception as error:  # decoders raise nearly anything on hostile bytes
         raise _damaged(error) from error
 

@@ -287,3 +287,56 @@ def test_outage_and_wrong_keys_are_errors(settings: Settings) -> None:
     wrong = settings.model_copy(update={"s3_secret_key": SecretStr("wrong")})
     with pytest.raises(PermissionDeniedError):
         S3ReleaseStore(wrong).list()
+
+
+def test_a_release_that_nobody_holds_can_be_removed(
+    store: S3ReleaseStore, client: Minio, settings: Settings, tmp_path: Path
+) -> None:
+    """All of it goes, and it can be published again; never what is active or rolled back to.
+
+    Break: ask the pointer alone, and not its history, in `_is_held`.
+    """
+    first, second = (make_release(tmp_path / "made", TOWER, label) for label in ("one", "two"))
+    for release in (first, second):
+        store.publish(release.folder)
+    store.activate(first.name, TOWER)
+    for held in (first, second):
+        store.activate(second.name, TOWER)
+        with pytest.raises(FailedPreconditionError, match="activate others first"):
+            store.remove(held.name)
+    store.activate("", TOWER)
+    store.remove(first.name)
+    assert [one.name for one in store.list()] == [second.name]
+    left = client.list_objects(settings.releases_bucket, prefix=first.name, recursive=True)
+    assert list(left) == []
+    with pytest.raises(NotFoundError):
+        store.remove(first.name)
+    with pytest.raises(NotFoundError):
+        store.remove("../active.json")
+    store.publish(first.folder)
+    assert store.fetch(first.name, tmp_path / "fetched").manifest == first.manifest
+
+
+def test_a_release_that_is_chosen_while_it_is_removed_stays(
+    store: S3ReleaseStore, settings: Settings, tmp_path: Path
+) -> None:
+    """Who activates it in the moment between the look and the removal keeps it whole.
+
+    Break: no second look at the pointer in `remove`.
+    """
+    release = make_release(tmp_path / "made", TOWER)
+    store.publish(release.folder)
+
+    class Hurried(S3ReleaseStore):
+        looks = 0
+
+        def pointer(self) -> Pointer:
+            found = super().pointer()
+            if self.looks == 0:
+                store.activate(release.name, TOWER)
+            self.looks += 1
+            return found
+
+    with pytest.raises(AbortedError, match="still there"):
+        Hurried(settings).remove(release.name)
+    assert store.fetch(release.name, tmp_path / "fetched").manifest == release.manifest

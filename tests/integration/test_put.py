@@ -1,29 +1,52 @@
-"""`cra put` on a real object store: what goes wrong is said once, and what to do about it."""
+"""`cra put` on a real object store: it goes on where it ended, and what goes wrong is said once."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from minio import Minio
 
+from cra.services.cli import upload
 from cra.services.cli.__main__ import main
-from cra.services.cli.upload import Upload, put_all
+from cra.services.cli.upload import Upload, etag_of, held_objects, put_all
 from cra.shared.adapters.object_store import connect
 from cra.shared.settings import Settings
 from tests.fakes import picture
+from tests.servers import free_ports, wait_until
 
 
-def put(s3: Settings, *arguments: str, access_key: str | None = None) -> Result:
+def environment(s3: Settings) -> dict[str, str]:
+    """Return the settings that reach the store, as variables."""
+    return {
+        "COLUMNS": "4000",
+        "CRA_S3_ENDPOINT": s3.s3_endpoint,
+        "CRA_S3_ACCESS_KEY": s3.s3_access_key,
+        "CRA_S3_SECRET_KEY": s3.s3_secret_key.get_secret_value(),
+    }
+
+
+def put(s3: Settings, *arguments: str, **changes: str) -> Result:
     """Run `cra put` against the store."""
-    return CliRunner().invoke(
-        main,
-        ["put", *arguments],
-        env={
-            "COLUMNS": "4000",
-            "CRA_S3_ENDPOINT": s3.s3_endpoint,
-            "CRA_S3_ACCESS_KEY": s3.s3_access_key if access_key is None else access_key,
-            "CRA_S3_SECRET_KEY": s3.s3_secret_key.get_secret_value(),
-        },
-    )
+    return CliRunner().invoke(main, ["put", *arguments], env={**environment(s3), **changes})
+
+
+def put_json(s3: Settings, *arguments: str) -> dict[str, Any]:
+    """Run `cra put --json` and return what it says."""
+    done = put(s3, *arguments, "--json")
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+@pytest.fixture
+def bucket(s3: Settings) -> Minio:
+    """The SDK itself."""
+    return connect(s3)
 
 
 @pytest.fixture
@@ -32,6 +55,16 @@ def photo(tmp_path: Path) -> Path:
     file = tmp_path / "plan[red][ :smile:.png"
     file.write_bytes(picture((200, 30, 30)))
     return file
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve files, two levels deep, whose names sort in another order as folders than as keys."""
+    for number in range(12):
+        file = tmp_path / "photos" / f"hall{'-b' * (number % 2)}" / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"%d" % number * (number + 1))
+    return tmp_path / "photos"
 
 
 def test_a_file_that_is_not_put_is_named_once(s3: Settings, photo: Path) -> None:
@@ -47,14 +80,120 @@ def test_a_file_that_is_not_put_is_named_once(s3: Settings, photo: Path) -> None
 def test_a_file_that_is_gone_is_told_from_a_store_that_is_down(s3: Settings, photo: Path) -> None:
     """It is the file that is at fault, and the others are put."""
     gone, there = Upload(photo.with_name("gone.png"), "gone.png"), Upload(photo, "there.png")
-    problems = put_all(connect(s3), "images", [gone, there], {}, lambda _: None)
-    assert problems == [(gone, "No such file or directory")]
+    summary = put_all(connect(s3), "images", [gone, there], {}, lambda _: None, force=True)
+    assert summary.failed == [(gone, "No such file or directory")]
+    assert (summary.put, summary.left, summary.stopped) == (1, 0, "")
 
 
 def test_denied_credentials_point_at_the_settings_file(s3: Settings, photo: Path) -> None:
     """Who has not said CRA_ENV_FILE is told of it, once and before any file."""
     for key in ("", "wrong"):
-        done = put(s3, str(photo.parent), access_key=key)
+        done = put(s3, str(photo.parent), CRA_S3_ACCESS_KEY=key)
         assert done.exit_code == 1
         assert "CRA_ENV_FILE" in done.output
         assert "not put" not in done.output
+
+
+def test_what_the_bucket_holds_is_skipped(s3: Settings, bucket: Minio, folder: Path) -> None:
+    """A second run puts nothing, a third what changed alone, in size or in content; --force all.
+
+    Break: compare sizes alone in `_is_held`.
+    """
+    where = ("--prefix", "skipped/")
+    first = put_json(s3, str(folder), *where)
+    assert (first["put"], first["skipped"]) == (12, 0)
+    assert first["bytes"] == sum(file.stat().st_size for file in folder.rglob("*.jpg"))
+    again = put_json(s3, str(folder), *where)
+    assert (again["put"], again["skipped"], again["bytes"]) == (0, 12, 0)
+    changed = folder / "hall" / "4.jpg"
+    changed.write_bytes(b"x" * changed.stat().st_size)
+    bucket.remove_object("images", "skipped/hall-b/5.jpg")
+    third = put_json(s3, str(folder), *where)
+    assert (third["put"], third["skipped"]) == (2, 10)
+    assert bucket.get_object("images", "skipped/hall/4.jpg").read() == changed.read_bytes()
+    assert put_json(s3, str(folder), *where, "--force")["put"] == 12
+    said = put(s3, str(folder), *where).stdout
+    assert "12 of 12 files are in images: 0 put, 12 there already, 0 failed, 0 left" in said
+
+
+def test_metadata_counts_where_it_is_given(s3: Settings, bucket: Minio, folder: Path) -> None:
+    """Files that are there are put again for other metadata, and kept with theirs without --meta.
+
+    Break: `return True` without a look in `_is_held`.
+    """
+    where = ("--prefix", "described/")
+    put_json(s3, str(folder), *where)
+    meta = ("--meta", "City=西安")
+    assert put_json(s3, str(folder), *where, *meta)["put"] == 12
+    assert put_json(s3, str(folder), *where, *meta)["skipped"] == 12
+    assert put_json(s3, str(folder), *where)["skipped"] == 12
+    there = bucket.stat_object("images", "described/hall/0.jpg").metadata
+    assert there is not None
+    assert there["x-amz-meta-city"] == "%E8%A5%BF%E5%AE%89"
+    assert put_json(s3, str(folder), *where, "--meta", "city=北京")["put"] == 12
+
+
+@pytest.mark.parametrize("size", [0, 1, 9 * 2**20, upload.PART, upload.PART + 1])
+def test_the_stores_etag_is_foretold(
+    s3: Settings, bucket: Minio, tmp_path: Path, size: int
+) -> None:
+    """A file's ETag is what the store lists, below, at and above one part and the store's chunks.
+
+    Break: another part size in `_put` than in `etag_of`.
+    """
+    file = tmp_path / f"{size}.jpg"
+    file.write_bytes(os.urandom(size))
+    one = Upload(file, f"etag/{file.name}")
+    assert put_all(bucket, "images", [one], {}, lambda _: None).put == 1
+    held = held_objects(bucket, "images", [one])
+    assert held[one.key] == (size, etag_of(file, size))
+    assert put_all(bucket, "images", [one], {}, lambda _: None).skipped == 1
+
+
+def test_a_store_that_is_gone_is_no_list_of_failures(
+    s3: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When nothing is answered any more it ends, leaves the rest, and says that it can go on."""
+    monkeypatch.setattr(upload, "PAUSES", ())
+    (port,) = free_ports(1)
+    nowhere = connect(s3.model_copy(update={"s3_endpoint": f"127.0.0.1:{port}"}))
+    uploads = upload.find_uploads([folder], "gone/")
+    summary = put_all(nowhere, "images", uploads, {}, lambda _: None, parallel=2, force=True)
+    assert "does not answer" in summary.stopped
+    assert summary.left > 0
+    assert len(summary.failed) + summary.left == 12
+    done = put(s3, str(folder), CRA_S3_ENDPOINT=f"127.0.0.1:{port}")
+    assert done.exit_code == 3
+    assert "does not answer" in done.output
+
+
+def test_ctrl_c_ends_cleanly_and_the_same_goes_on(
+    s3: Settings, bucket: Minio, tmp_path: Path
+) -> None:
+    """Interrupted midway it sums up with exit code 130; the same command puts exactly the rest.
+
+    Break: no `except KeyboardInterrupt` in `put_all`.
+    """
+    for number in range(3000):
+        (tmp_path / f"{number:04}.jpg").write_bytes(b"%04d" % number * 500)
+    command = [sys.executable, "-m", "cra.services.cli", "put", str(tmp_path)]
+    command += ["--prefix", "cut/", "--parallel", "2", "--json"]
+    with subprocess.Popen(
+        command,
+        env={**os.environ, **environment(s3)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_until(lambda: any(bucket.list_objects("images", "cut/")), "it has begun")
+        process.send_signal(signal.SIGINT)
+        told, complaints = process.communicate(timeout=30)
+    assert process.returncode == 130, complaints
+    said = json.loads(told)
+    assert said["stopped"] == "interrupted"
+    assert 0 < said["put"] < 3000
+    assert (said["put"] + said["left"], said["failed"]) == (3000, [])
+    keys = {one.object_name for one in bucket.list_objects("images", "cut/", recursive=True)}
+    assert len(keys) == said["put"]
+    rest = put_json(s3, str(tmp_path), "--prefix", "cut/")
+    assert (rest["put"], rest["skipped"]) == (said["left"], said["put"])

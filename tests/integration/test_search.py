@@ -85,6 +85,18 @@ def gateway(
     store: MilvusVectorStore, encoder: ColourEncoder, s3: Settings, max_calls: int = 16
 ) -> Iterator[SearchClient]:
     """Run a gateway; yield a client of it."""
+    with (
+        serving(store, encoder, s3, max_calls) as target,
+        SearchClient(target, timeout=20) as client,
+    ):
+        yield client
+
+
+@contextlib.contextmanager
+def serving(
+    store: MilvusVectorStore, encoder: ColourEncoder, s3: Settings, max_calls: int = 16
+) -> Iterator[str]:
+    """Run a gateway; yield its target."""
     engine = SearchEngine(encoder, store, S3ObjectStore(s3), PageTokens("key"), QueryCache(100))
     servicer = SearchServicer(engine, max_calls)
     server = Server(
@@ -95,8 +107,7 @@ def gateway(
         engine.check,
     )
     server.start()
-    with SearchClient(f"dns:///127.0.0.1:{server.port}", timeout=20) as client:
-        yield client
+    yield f"dns:///127.0.0.1:{server.port}"
     server.stop()
     servicer.close()
 

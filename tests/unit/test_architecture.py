@@ -174,6 +174,26 @@ def test_every_package_has_an_init() -> None:
             assert (file.parent / "__init__.py").is_file(), file
 
 
+def test_an_installation_has_every_file_that_is_no_code() -> None:
+    """Templates and tables lie in the wheel too, those in folders below a package included.
+
+    Break: `*.jinja` for `**/*.jinja`, which leaves out the templates of the evaluation.
+    """
+    tool = _project()["tool"]
+    assert isinstance(tool, dict)
+    (patterns,) = tool["setuptools"]["package-data"].values()
+    there = {
+        file
+        for folder in ("shared", "services")
+        for file in (ROOT / folder).rglob("*")
+        if file.is_file() and file.suffix not in {".py", ".pyc"} and "pb" not in file.parts
+    }
+    assert {".jinja", ".typed"} <= {file.suffix for file in there}
+    packages = {file.parent for folder in ("shared", "services") for file in _files(folder)}
+    packaged = {file for one in packages for pattern in patterns for file in one.glob(pattern)}
+    assert there <= packaged
+
+
 def _closure(requirements: Iterable[str]) -> set[str]:
     """Return the names of what gets installed for requirements, without extras."""
     found: set[str] = set()

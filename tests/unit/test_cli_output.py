@@ -8,10 +8,11 @@ from click.testing import CliRunner
 
 from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.search.v1 import search_pb2 as search
-from cra.services.cli.__main__ import _hits, main
+from cra.services.cli.__main__ import main
 from cra.services.cli.comparison import Compared, Mover
 from cra.services.cli.ingest import _counts, _failures
 from cra.services.cli.releases import _table_of_queries, _warn
+from cra.services.cli.search import hits_table
 from cra.shared import console
 
 HOSTILE = ("plan[/red].jpg", "[bold]x", ":smile:.png", "[red]", "a\\[b]")
@@ -34,7 +35,7 @@ def test_names_are_no_markup(name: str, capsys: pytest.CaptureFixture[str]) -> N
     """Brackets and colons in keys, metadata, reasons and queries neither vanish nor crash."""
     hits = search.SearchResponse()
     hits.hits.add(rank=1, image_id=f"images/{name}").metadata["caption"] = f"{name}!"
-    text = printed(_hits(hits), capsys)
+    text = printed(hits_table(hits), capsys)
     assert f"images/{name}" in text
     assert f"caption={name}!" in text
     failure = ingest.Failure(image_id=f"images/{name}", reason="corrupt", message=f"no {name}")

@@ -14,7 +14,7 @@ from cra.services.training.commands.options import dataset_options, options_of
 from cra.services.training.data.dataset import BadDataError, DataSet, Problem
 from cra.services.training.data.duplicates import NEAR, Duplicate, find_duplicates
 from cra.services.training.data.opening import check_images, open_dataset, without
-from cra.shared.console import err, out
+from cra.shared.console import err, examples, out
 from cra.shared.settings import Settings
 
 _SHOWN = 50
@@ -22,12 +22,17 @@ _SHOWN = 50
 # Captions and file names stand there as they are: they hold brackets and colons too.
 
 
-@click.group()
+@click.group(epilog=examples("cra dataset check pairs/"))
 def dataset() -> None:
     """Look data sets over."""
 
 
-@dataset.command()
+@dataset.command(
+    epilog=examples(
+        "cra dataset check pairs/",
+        "cra dataset check pairs/captions.csv --caption-column text --duplicates",
+    )
+)
 @dataset_options
 @click.option("--split", default="", help="The split to read, where the data has several.")
 @click.option("--images/--no-images", default=True, help="Decode every image; the default.")

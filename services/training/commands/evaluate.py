@@ -37,7 +37,7 @@ from cra.services.training.evaluation.live import LiveGallery
 from cra.services.training.evaluation.run import MISSES, Listen, Options, Outcome, run
 from cra.shared.adapters.release_store import S3ReleaseStore
 from cra.shared.client import SearchClient
-from cra.shared.console import err, out
+from cra.shared.console import err, examples, out
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.model.checkpoints import ModelSource, find_model
 from cra.shared.model.image_tower import ImageTower
@@ -49,7 +49,12 @@ BASE: Final = "base"
 """Stands for the text tower of the settings' model."""
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "cra evaluate pairs/ --split test --release .data/releases/NAME --against base",
+        "cra evaluate pairs/ --split test --live --out report/",
+    )
+)
 @dataset_options
 @click.option("--split", default="", help="Only this split: of the data, or as `cra train` does.")
 @split_options

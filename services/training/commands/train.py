@@ -33,7 +33,7 @@ from cra.services.training.tuning.recorder import Recorder
 from cra.services.training.tuning.run import Listener, Several, tune
 from cra.services.training.tuning.settings import TuningSettings
 from cra.shared import releases
-from cra.shared.console import err
+from cra.shared.console import err, examples
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.model.checkpoints import find_model
 from cra.shared.model.pixels import BadImageError
@@ -65,7 +65,7 @@ def _hyperparameters(command: Any) -> Any:
 _CHOICES: Final = {"precision": ["amp", "fp32"], "negatives": ["gallery", "batch"]}
 
 
-@click.command()
+@click.command(epilog=examples("cra train pairs/ --label halls"))
 @dataset_options
 @click.option("--label", default="cra", show_default=True, help="First part of the release's name.")
 @click.option(

@@ -1,0 +1,165 @@
+"""`cra put`: files into a bucket, and waiting until they are indexed."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from cra.services.cli.exit_codes import INTERRUPTED, LATER
+from cra.services.cli.ingest import wait_indexed
+from cra.services.cli.options import BucketName, as_json, metadata_option
+from cra.services.cli.upload import PARALLEL, Summary, Upload, find_uploads, put_all
+from cra.shared.adapters.object_store import call_s3, connect
+from cra.shared.console import err, examples, out
+from cra.shared.settings import Settings
+
+MEGA = 1_000_000
+
+
+@click.command(
+    epilog=examples(
+        "cra put photos/                          # every image below the folder",
+        "cra put photos/ --meta city=西安 --wait   # and return when they can be found",
+        "cra put a.jpg b.heic --prefix campus/",
+    )
+)
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--bucket",
+    type=BucketName(),
+    help="Bucket to put into; the first of CRA_BUCKETS if not given.",
+)
+@click.option("--prefix", default="", help="Put before each key, such as `campus/`.")
+@metadata_option("User metadata to set.")
+@click.option("--force", is_flag=True, help="Put what the bucket holds already, too.")
+@click.option(
+    "--parallel",
+    default=PARALLEL,
+    show_default=True,
+    type=click.IntRange(1, 32),
+    help="Files at a time.",
+)
+@click.option("--wait", is_flag=True, help="Return once everything in line is indexed.")
+@as_json
+@click.pass_obj
+def put(
+    settings: Settings,
+    paths: tuple[Path, ...],
+    bucket: str | None,
+    prefix: str,
+    meta: list[tuple[str, str]],
+    force: bool,
+    parallel: int,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Put image files, and the images below folders, into a bucket.
+
+    What the bucket holds already is skipped: an object of the same key, size and content, and with
+    --meta of the same metadata. So the same command goes on where Ctrl-C or an outage ended it.
+    """
+    bucket = bucket or settings.buckets[0]
+    if bucket not in settings.buckets:
+        raise click.BadParameter(
+            f"{bucket!r} is not indexed; CRA_BUCKETS has: {', '.join(settings.buckets)}",
+            param_hint="--bucket",
+        )
+    try:
+        uploads = find_uploads(paths, prefix)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    if not uploads:
+        raise click.ClickException("there is no image file below these paths")
+    client = connect(settings)
+    # Once, instead of with each file.
+    if not call_s3(lambda: client.bucket_exists(bucket)):
+        raise click.ClickException(f"the bucket {bucket!r} does not exist")
+    with _progress(as_json) as bar:
+        task = bar.add_task(f"put into {bucket}", total=len(uploads))
+        try:
+            summary = put_all(
+                client,
+                bucket,
+                uploads,
+                dict(meta),
+                lambda so_far: bar.update(task, completed=len(uploads) - so_far.left),
+                parallel=parallel,
+                force=force,
+            )
+        except KeyboardInterrupt:  # the second one: no waiting for what is under way
+            err.print("interrupted twice; files that were under way are not put")
+            sys.stdout.flush()
+            os._exit(INTERRUPTED)
+    _report(summary, bucket, len(uploads), as_json)
+    if summary.stopped:
+        sys.exit(INTERRUPTED if summary.stopped == "interrupted" else LATER)
+    bad = _wait(settings, bucket, uploads, as_json) if wait else 0
+    if summary.failed or bad:
+        sys.exit(1)
+
+
+def _progress(as_json: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=err,
+        disable=as_json or not err.is_terminal,
+        transient=True,
+    )
+
+
+def _report(summary: Summary, bucket: str, total: int, as_json: bool) -> None:
+    if as_json:
+        fields = {
+            "put": summary.put,
+            "skipped": summary.skipped,
+            "failed": [{"file": str(one.file), "problem": text} for one, text in summary.failed],
+            "left": summary.left,
+            "bytes": summary.bytes,
+            "seconds": round(summary.seconds, 3),
+            "stopped": summary.stopped,
+        }
+        click.echo(json.dumps(fields, ensure_ascii=False))
+        return
+    for upload, text in summary.failed:
+        err.print(Text.assemble(("not put", "red"), f" {upload.file}: {text}"))
+    seconds = max(summary.seconds, 1e-3)
+    out.print(
+        f"{summary.put + summary.skipped} of {total} files are in {bucket}: {summary.put} put, "
+        f"{summary.skipped} there already, {len(summary.failed)} failed, {summary.left} left; "
+        f"{summary.bytes / MEGA:.1f} MB in {seconds:.1f} s: {summary.put / seconds:.0f} files/s, "
+        f"{summary.bytes / MEGA / seconds:.1f} MB/s"
+    )
+    if summary.stopped:
+        err.print(f"stopped: {summary.stopped}; the same command goes on from here")
+
+
+def _wait(settings: Settings, bucket: str, uploads: list[Upload], as_json: bool) -> int:
+    """Wait until everything is indexed; return how many of the files cannot be."""
+    with _progress(as_json) as bar:
+        task = bar.add_task("indexed", total=None)
+        failures = wait_indexed(
+            settings, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    ours = {f"{bucket}/{upload.key}" for upload in uploads}
+    bad = [failure for failure in failures if failure.image_id in ours]
+    for failure in bad:
+        err.print(Text.assemble(("not indexed", "red"), f" {failure.image_id}: {failure.message}"))
+    if not as_json:
+        out.print(f"{len(ours) - len(bad)} of {len(ours)} files are indexed")
+    return len(bad)

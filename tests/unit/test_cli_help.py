@@ -1,0 +1,126 @@
+"""`cra`'s help, its exit codes, and completion in a shell."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cra.services.cli.__main__ import main
+from cra.services.cli.completion import SHELLS
+from tests.cra_lines import check_line, commands, words_of
+from tests.servers import ROOT, free_ports
+
+BIN = Path(sys.executable).parent
+
+
+def test_every_command_has_examples_that_it_would_take() -> None:
+    """Each command's help ends with examples, and each of them is a command line of that command.
+
+    Break: rename an option and not its example.
+    """
+    seen = 0
+    for path, command in [((), main), *commands()]:
+        help_text = command.get_help(click.Context(command, info_name=" ".join(path)))
+        _, found, examples = help_text.partition("Examples:\n")
+        assert found, f"cra {' '.join(path)} has no examples"
+        for line in examples.splitlines():
+            words = words_of(line)
+            if words[:1] == ["cra"]:
+                named = check_line(words[1:])
+                assert isinstance(command, click.Group) or named is command, line
+                seen += 1
+    assert seen > 30
+
+
+def test_the_look_over_finds_what_is_wrong() -> None:
+    """An unknown command, option or value is found: the test above can fail."""
+    for line in ("serach 红", "search 红 --top-j 3", "search 红 --top-k 0", "releases remove"):
+        with pytest.raises(click.UsageError):
+            check_line(shlex.split(line))
+
+
+def test_the_list_of_commands_imports_no_torch() -> None:
+    """`cra --help` is there at once: commands of other extras are read, and not imported.
+
+    Break: load the entry points in `get_command`.
+    """
+    code = (
+        "import sys; from click.testing import CliRunner; "
+        "from cra.services.cli.__main__ import main; "
+        "done = CliRunner().invoke(main, ['--help']); "
+        "assert 'Tune the text tower' in done.output, done.output; "
+        "assert not {'torch', 'pymilvus'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_exit_codes_tell_later_from_never(tmp_path: Path) -> None:
+    """3 where a part does not answer, 2 where the command line is wrong, 1 where the work is.
+
+    Break: one exit code for every domain error.
+    """
+    (port,) = free_ports(1)
+    env = {
+        "CRA_GATEWAY_TARGET": f"dns:///127.0.0.1:{port}",
+        "CRA_INGEST_TARGET": f"dns:///127.0.0.1:{port}",
+        "CRA_S3_ENDPOINT": f"127.0.0.1:{port}",
+    }
+
+    def code(*arguments: str, **changes: str) -> int:
+        return CliRunner().invoke(main, arguments, env={**env, **changes}).exit_code
+
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    assert code("search", "红") == 3
+    assert code("put", str(tmp_path)) == 3
+    assert code("search") == 2
+    assert code("search", "红", "--image", str(tmp_path / "a.jpg")) == 2
+    assert code("search", "红", "--after", "yesterday") == 2
+    assert code("put", str(tmp_path / "none")) == 2
+    assert code("search", "红", CRA_GATEWAY_PORT="none") == 1
+    assert code("--help") == 0
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_each_shell_gets_its_script(shell: str) -> None:
+    """`cra completion` prints a script that asks `cra` itself, whatever the settings are."""
+    env = {"CRA_GATEWAY_PORT": "none"}
+    done = CliRunner().invoke(main, ["completion", shell], env=env)
+    assert done.exit_code == 0, done.output
+    assert f"_CRA_COMPLETE={shell}_complete" in done.output
+
+
+def complete(*words: str, **env: str) -> list[str]:
+    """Return what a real bash completes the last word to, with the script that `cra` prints."""
+    script = (
+        'eval "$(cra completion bash)"; '
+        f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; "
+        '_cra_completion cra; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    path = os.pathsep.join([str(BIN), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={"PATH": path, "HOME": "/nowhere", **env},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_completes() -> None:
+    """Commands, subcommands, options, values and the buckets of the settings."""
+    assert complete("cra", "rec") == ["reconcile"]
+    assert complete("cra", "releases", "ro") == ["rollback"]
+    assert complete("cra", "put", "--pre") == ["--prefix"]
+    assert complete("cra", "completion", "") == list(SHELLS)
+    assert complete("cra", "search", "--bucket", "pl", CRA_BUCKETS="images,plans") == ["plans"]
+    assert complete("cra", "releases", "activate", "b", CRA_S3_ENDPOINT="127.0.0.1:1") == ["base"]
