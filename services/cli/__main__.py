@@ -95,6 +95,13 @@ def main(context: click.Context, env_file: Path | None) -> None:
 @click.option("--like", metavar="IMAGE_ID", help="Search by this indexed image.")
 @click.option("--top-k", default=20, show_default=True, type=click.IntRange(1, 200))
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Leave out lower scores.")
+@click.option("--min-relevance", type=click.FloatRange(0, 1), help="Leave out what is less so.")
+@click.option("--fold", is_flag=True, help="Show one of images that are copies of each other.")
+@click.option(
+    "--expand/--no-expand",
+    default=None,
+    help="Search for other names of terms too, such as 扶拱垛 for 飞扶壁.",
+)
 @click.option("--bucket", "buckets", multiple=True, help="Only this bucket; may be repeated.")
 @click.option("--prefix", default="", help="Only keys that begin with this.")
 @click.option("--meta", "meta", multiple=True, metavar="NAME=VALUE", help="Only this metadata.")
@@ -107,6 +114,9 @@ def search(
     like: str | None,
     top_k: int,
     min_score: float | None,
+    min_relevance: float | None,
+    fold: bool,
+    expand: bool | None,
     buckets: tuple[str, ...],
     prefix: str,
     meta: tuple[str, ...],
@@ -125,6 +135,9 @@ def search(
             image_id=like,
             top_k=top_k,
             min_score=min_score,
+            min_relevance=min_relevance,
+            fold_duplicates=fold,
+            expand=expand,
             where=where,
         )
     if as_json:
@@ -186,10 +199,12 @@ for _command in (status, failures, reconcile, releases, keys):
 
 
 def _hits(response: search_pb.SearchResponse) -> Table:
-    shown = table("#", "score", "image", "metadata")
+    shown = table("#", "score", "relevance", "image", "metadata")
     for hit in response.hits:
         details = "  ".join(f"{name}={value}" for name, value in sorted(hit.metadata.items()))
-        shown.add_row(str(hit.rank), f"{hit.score:.4f}", hit.image_id, details)
+        relevance = f"{hit.relevance:.2f}" if hit.HasField("relevance") else ""
+        copies = f" (+{len(hit.duplicates)} alike)" if hit.duplicates else ""
+        shown.add_row(str(hit.rank), f"{hit.score:.4f}", relevance, hit.image_id + copies, details)
     return shown
 
 
