@@ -109,13 +109,20 @@ class VectorStore(Protocol):
         """
         ...
 
-    def sample(self, image_tower: str, most: int) -> npt.NDArray[np.float32]:
+    def sample(
+        self, image_tower: str, most: int, scope: Sequence[str] = ()
+    ) -> npt.NDArray[np.float32]:
         """Return vectors of a random part of a collection, float32 of shape [n, dimension].
 
         All of them if they are at most `most`, else more than a third of `most` and hardly ever
         more than it. Which images belong to it depends on their names and on how many there are
-        alone, so that it is the same for all who ask, and stays so while the collection grows until
-        it has doubled. May lag by a second.
+        alone, so that it is the same for all who ask, and loses none while the collection grows
+        until it has doubled. May lag by a second.
+
+        Args:
+            image_tower: whose collection it is.
+            most: how many are wanted.
+            scope: buckets that they are drawn from; all if empty.
 
         Raises:
             FailedPreconditionError: the image tower has no collection.

@@ -111,8 +111,9 @@ class SearchEngine:
             NotFoundError: an image_id is not indexed or out of the caller's scope, or the release
                 does not exist.
             FailedPreconditionError: the release that is named is refused or not loaded, or a least
-                relevance is asked for and relevance is not known.
-            UnavailableError: a part that is needed does not answer, or not with numbers.
+                relevance is asked for of too few images.
+            UnavailableError: a part that is needed does not answer, or not with numbers, or a least
+                relevance is asked for before the index was sampled.
             DeadlineExceededError: the time is up, or the caller has hung up.
         """
         # One look-up decides tower and release for the whole request, so that a switch of the
@@ -181,13 +182,7 @@ class SearchEngine:
         self, query: Query, tower: str, vector: Vector, last: Position | None
     ) -> tuple[list[RankedImage], bool]:
         """Return the hits after `last`, and whether there are more."""
-        background = self._backgrounds.of(tower)
-        scale = background.scale(vector) if background else None
-        if query.min_relevance is not None and scale is None:
-            raise FailedPreconditionError(
-                f"min_relevance: relevance is not known; the index has fewer than {LEAST} images, "
-                "was not looked at yet, or they all have the same score"
-            )
+        scale = self._scale(query, tower, vector)
         seen = last.rank if last else 0
         room = min(query.top_k, MAX_RESULTS - seen)
         after = (-last.score, last.image_id) if last else None
@@ -208,6 +203,19 @@ class SearchEngine:
         ]
         more = len(rest) > room and seen + room < MAX_RESULTS
         return page, more
+
+    def _scale(self, query: Query, tower: str, vector: Vector) -> Scale | None:
+        """Return what the query gives to images at random that its caller may see."""
+        drawn = self._backgrounds.of(tower, query.where.scope)
+        scale = drawn.background.scale(vector) if drawn and drawn.background else None
+        if query.min_relevance is not None and scale is None:
+            if drawn is None:
+                raise UnavailableError("the index was not sampled yet, for min_relevance")
+            raise FailedPreconditionError(
+                f"min_relevance: there is no relevance where there are fewer than {LEAST} images, "
+                "or all have the same score"
+            )
+        return scale
 
     def _ranked(
         self, query: Query, tower: str, vector: Vector, scale: Scale | None, count: int

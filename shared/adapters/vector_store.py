@@ -198,15 +198,19 @@ class MilvusVectorStore:
             IndexedImage(_record(row), np.asarray(row["vector"], dtype=np.float32)) for row in rows
         ]
 
-    def sample(self, image_tower: str, most: int) -> npt.NDArray[np.float32]:
+    def sample(
+        self, image_tower: str, most: int, scope: Sequence[str] = ()
+    ) -> npt.NDArray[np.float32]:
         name = collection_name(image_tower)
-        (row,) = self._call("query", name, output_fields=["count(*)"])
+        inside = expression(SearchFilter(scope=tuple(scope)))
+        (row,) = self._call("query", name, filter=inside, output_fields=["count(*)"])
         # Primary keys are digests, so that those below a bound are a random part.
         halvings = max(0, math.ceil(math.log2(max(1, row["count(*)"]) / most)))
+        below = f'id < "{2 ** (32 - halvings):08x}"' if halvings else ""
         rows = self._call(
             "query",
             name,
-            filter=f'id < "{2 ** (32 - halvings):08x}"' if halvings else "",
+            filter=" and ".join(filter(None, (below, inside))),
             output_fields=["vector"],
             limit=2 * most,
             consistency_level="Bounded",

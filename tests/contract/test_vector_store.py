@@ -138,6 +138,20 @@ def test_sample_is_a_fixed_part(store: VectorStore, tower: str) -> None:
     assert sample(200) > some
 
 
+def test_sample_stays_in_its_scope(store: VectorStore, tower: str) -> None:
+    """Of the buckets of a scope alone, however many images others have."""
+    own = [image(f"{n}", unit(1, n), bucket="own") for n in range(60)]
+    others = [image(f"{n}", unit(-1, n), bucket="other") for n in range(100)]
+    store.upsert(tower, [*own, *others])
+    see(store, tower, 160)
+    assert len(store.sample(tower, 100, ("own",))) == 60
+    found = store.sample(tower, 30, ("own",))
+    assert 10 <= len(found) <= 45
+    assert (found[:, 0] > 0).all()
+    assert len(store.sample(tower, 1000, ("own", "other"))) == 160
+    assert len(store.sample(tower, 1000, ("nobody",))) == 0
+
+
 def test_upsert_replaces(store: VectorStore, tower: str) -> None:
     """Writing an image again leaves one entry: the new one."""
     store.upsert(tower, [image("a", unit(1))])

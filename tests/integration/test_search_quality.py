@@ -3,13 +3,18 @@
 import contextlib
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from cra.search.v1 import search_pb2 as pb
-from cra.services.gateway.search import MAX_DUPLICATES
+from cra.services.gateway.paging import PageTokens
+from cra.services.gateway.query import parse
+from cra.services.gateway.query_cache import QueryCache
+from cra.services.gateway.search import MAX_DUPLICATES, SearchEngine
+from cra.shared.adapters.object_store import S3ObjectStore
 from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.client import SearchClient
 from cra.shared.domain import (
@@ -20,7 +25,7 @@ from cra.shared.domain import (
     Vector,
     Version,
 )
-from cra.shared.errors import FailedPreconditionError, InvalidArgumentError
+from cra.shared.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
 from cra.shared.ports import EncodedTexts, EncodeTiming
 from cra.shared.settings import Settings
 from tests.fakes import ColourEncoder
@@ -172,6 +177,35 @@ def test_a_small_index_has_no_relevance(store: MilvusVectorStore, s3: Settings) 
         more = [IndexedImage(record("last.jpg"), original(500))]
         store.upsert(small.fingerprint, more)
         wait_until(lambda: client.search("飞扶壁").hits[0].HasField("relevance"), "it has grown")
+
+
+def test_a_scope_has_a_relevance_of_its_own(store: MilvusVectorStore, s3: Settings) -> None:
+    """What is in a bucket out of the caller's scope changes none of its relevances.
+
+    Broken on purpose: with `()` in place of the scope in `_scale` they change.
+    """
+    encoder = Naming(uuid.uuid4().hex[:16])
+    tower = encoder.fingerprint
+    fill(store, tower, {f"{number:03}.jpg": original(number) for number in range(60)})
+
+    def relevances() -> list[float | None]:
+        engine = SearchEngine(encoder, store, S3ObjectStore(s3), PageTokens("key"), QueryCache(0))
+        query = parse(pb.SearchRequest(text="飞扶壁"), ("images",))
+        least = parse(pb.SearchRequest(text="飞扶壁", min_relevance=0.5), ("images",))
+        with pytest.raises(UnavailableError, match="min_relevance"):
+            engine.search(least)
+        engine.check()
+        assert len(engine.search(least).hits) == 1
+        return [hit.relevance for hit in engine.search(query).hits]
+
+    before = relevances()
+    foreign = [
+        IndexedImage(replace(record(f"{n}"), ref=ObjectRef("foreign", f"{n}")), original(0))
+        for n in range(30)
+    ]
+    store.upsert(tower, foreign)
+    wait_until(lambda: len(store.sample(tower, 1000)) == 90, "all can be drawn")
+    assert relevances() == pytest.approx(before)
 
 
 def test_copies_are_folded_under_the_best(client: SearchClient) -> None:

@@ -85,7 +85,8 @@ def test_what_is_asked_for_is_sent_and_nothing_else(busy: tuple[Busy, str]) -> N
     with SearchClient(target) as client:
         client.search("塔")
         plain = servicer.request
-        assert not any(map(plain.HasField, ("min_score", "min_relevance", "expand")))
+        sent = {field.name for field, _ in plain.ListFields()}
+        assert not sent & {"min_score", "min_relevance", "expand"}
         assert not plain.fold_duplicates
         client.search("塔", min_relevance=0.0, fold_duplicates=True, expand=False)
         assert servicer.request.HasField("min_relevance")

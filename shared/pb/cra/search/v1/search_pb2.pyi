@@ -62,8 +62,8 @@ class SearchRequest(_message.Message):
     include_query_images: _builtins.bool
     """Keep images named by image_id in the query among the hits; they are left out otherwise."""
     min_relevance: _builtins.float
-    """Leave out hits of a lower relevance, 0 to 1; see Hit.relevance. FAILED_PRECONDITION while
-    relevance is not known.
+    """Leave out hits of a lower relevance, 0 to 1; see Hit.relevance. FAILED_PRECONDITION where there
+    is none, since there are too few images; UNAVAILABLE in the first moments, before it is known.
     """
     fold_duplicates: _builtins.bool
     """Fold near-duplicates: of images that are copies of each other (re-encoded, resized, slightly
@@ -407,8 +407,9 @@ class Hit(_message.Message):
     relevance: _builtins.float
     """How far the score stands above what this query gives to images at random, 0 to 1: a half at
     three standard deviations above their mean. Unlike the score it means the same for every query,
-    text or picture. Not set while the index has under 50 images, or in the first moments after
-    the image tower was changed.
+    text or picture. At random is a fixed part of the images that the key may see. Not set while
+    those are under 50, nor in the first two seconds after a key with a scope has searched for the
+    first time or the image tower was changed.
     """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

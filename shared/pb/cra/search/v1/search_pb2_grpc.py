@@ -77,7 +77,7 @@ class SearchServiceServicer:
         terms sum to zero, or a page token does not fit the request. NOT_FOUND: unknown image_id or
         text_release.
         FAILED_PRECONDITION: the release does not fit the image tower of any index, or min_relevance is
-        given and relevance is not known.
+        given and there are too few images to have a relevance.
         RESOURCE_EXHAUSTED: too much load; see RetryInfo. UNAVAILABLE: a part that is needed is down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

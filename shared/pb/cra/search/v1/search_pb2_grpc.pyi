@@ -51,7 +51,7 @@ class SearchServiceStub:
     terms sum to zero, or a page token does not fit the request. NOT_FOUND: unknown image_id or
     text_release.
     FAILED_PRECONDITION: the release does not fit the image tower of any index, or min_relevance is
-    given and relevance is not known.
+    given and there are too few images to have a relevance.
     RESOURCE_EXHAUSTED: too much load; see RetryInfo. UNAVAILABLE: a part that is needed is down.
     """
     SearchStream: _grpc.StreamStreamMultiCallable[_search_pb2.SearchStreamRequest, _search_pb2.SearchStreamResponse]
@@ -85,7 +85,7 @@ class SearchServiceAsyncStub(SearchServiceStub):
     terms sum to zero, or a page token does not fit the request. NOT_FOUND: unknown image_id or
     text_release.
     FAILED_PRECONDITION: the release does not fit the image tower of any index, or min_relevance is
-    given and relevance is not known.
+    given and there are too few images to have a relevance.
     RESOURCE_EXHAUSTED: too much load; see RetryInfo. UNAVAILABLE: a part that is needed is down.
     """
     SearchStream: _aio.StreamStreamMultiCallable[_search_pb2.SearchStreamRequest, _search_pb2.SearchStreamResponse]  # type: ignore[assignment]
@@ -122,7 +122,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         terms sum to zero, or a page token does not fit the request. NOT_FOUND: unknown image_id or
         text_release.
         FAILED_PRECONDITION: the release does not fit the image tower of any index, or min_relevance is
-        given and relevance is not known.
+        given and there are too few images to have a relevance.
         RESOURCE_EXHAUSTED: too much load; see RetryInfo. UNAVAILABLE: a part that is needed is down.
         """
 
