@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 BOUND: Final = 0.97
-"""Cosine from which on two images count as one picture. docs/quality.md shows which copies lie
-above it, and which other pictures."""
+"""Cosine from which on two images count as one picture. `make quality` shows which copies
+lie above it, and which other pictures."""
 
 
 def fold(vectors_nd: npt.NDArray[np.float32], bound: float = BOUND) -> list[list[int]]:

@@ -21,7 +21,7 @@ MAX_VARIANTS: Final = 3
 """Texts that are encoded beside one that holds a term."""
 TEXT_WEIGHT: Final = 0.5
 """Share of the text as it was written in the mean; its variants have the rest together.
-docs/quality.md shows what other shares and numbers of variants bring."""
+`make quality` shows what other shares and numbers of variants bring."""
 
 _normalize: Final = NORMALIZERS["cra-1"]
 

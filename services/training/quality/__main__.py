@@ -67,7 +67,7 @@ def main() -> None:
         towers={label: tower.release for label, tower in world.towers.items()},
         rows=rows,
         grid=expansion.grid(world),
-        area=relevance.area(world),
+        areas=relevance.areas(world),
         fitted=relevance.fit(world),
         scales=relevance.scales(world),
         bounds=duplicates.bounds(world),

@@ -3,7 +3,7 @@
 Shapes in this file: q queries, h hits of each, p pairs of both, b resamples, d embedding dimension.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,17 @@ from cra.shared.relevance import Background
 SAMPLED: Final = 1000
 OF_EACH_KIND: Final = 500
 FEATURE: Final = "one threshold: relevance for score"
+_THERE: Final = (
+    "professional captions",
+    "plain captions",
+    "pictures, for others of the building",
+)
+MIXTURES: Final[Sequence[tuple[str, Callable[[str], bool]]]] = (
+    ("all kinds", lambda kind: True),
+    ("texts of all kinds", lambda kind: not kind.startswith("pictures")),
+    ("captions and pictures, of what is there", lambda kind: kind in _THERE),
+)
+"""Kinds of queries that share a threshold, by name."""
 _ELSEWHERE: Final = (
     "一只橘猫趴在键盘上", "一碗牛肉面", "夏天的海底珊瑚", "足球比赛的进球瞬间", "刚出炉的面包",
     "宇航员在月球上行走", "实验室里的显微镜", "高速行驶的摩托车", "一束白色玫瑰的特写",
@@ -76,14 +87,18 @@ def study(world: World) -> list[Row]:
     return rows
 
 
-def area(world: World) -> tuple[Estimate, Estimate, Estimate]:
+def areas(world: World) -> list[tuple[str, Estimate, Estimate, Estimate]]:
     """Return how often a right hit of any query stands above a wrong one of any other.
 
     Returns:
-        the area under the curve of the score, of the relevance, and their difference, over all
-        kinds together; intervals by bootstrap over queries.
+        for each mixture of kinds its name and the area under the curve of the score, of the
+        relevance, and their difference; intervals by bootstrap over queries.
     """
-    hits = [_hits(world, kind) for kind in _kinds(world)]
+    hits = [(kind.name, _hits(world, kind)) for kind in _kinds(world)]
+    return [(name, *_areas_of([h for kind, h in hits if has(kind)])) for name, has in MIXTURES]
+
+
+def _areas_of(hits: Sequence[Hits]) -> tuple[Estimate, Estimate, Estimate]:
     whole = Hits(*(np.concatenate(parts) for parts in zip(*map(_fields, hits), strict=True)))
     rng = np.random.default_rng(0)
     count = len(whole.score)

@@ -25,8 +25,8 @@ class Page:
     rows: Sequence[Row]
     grid: Sequence[tuple[str, str, str, float]]
     """R@20 of expansion: queries, tower, setting, share."""
-    area: tuple[Estimate, Estimate, Estimate]
-    """Under the curve of score and of relevance, and their difference."""
+    areas: Sequence[tuple[str, Estimate, Estimate, Estimate]]
+    """Of mixtures of queries: under the curve of score and of relevance, and their difference."""
     fitted: tuple[float, float]
     """Middle and width of the curve that fits best."""
     scales: Sequence[tuple[str, float, float, float]]
@@ -38,7 +38,6 @@ class Page:
 
 def markdown(page: Page) -> str:
     """Return the page."""
-    off, on, gain = page.area
     groups = len(terms.architecture().groups)
     return f"""# What each feature of search brings
 
@@ -80,8 +79,9 @@ is per query, 1 where nothing is right and nothing is above the threshold.
 
 {_rows(page.rows, "one threshold: relevance for score")}
 
-Area under the curve, all kinds together: score {_share(off)}, relevance {_share(on)}, difference
-{_share(gain, "+.3f")}.
+Area under the curve, how often a right hit of any query stands above a wrong one of any other:
+
+{table(("queries", "score", "relevance", "difference"), _areas(page.areas))}
 
 The best hit of each kind: its score, and how many deviations it stands above what its query gives
 to images at random:
@@ -163,6 +163,10 @@ def _bounds(bounds: Sequence[tuple[str, Sequence[float]]]) -> list[list[str]]:
         [name, *(f"{100 * one:.2f}" if 0 < one < 0.01 else f"{100 * one:.1f}" for one in shares)]
         for name, shares in bounds
     ]
+
+
+def _areas(areas: Sequence[tuple[str, Estimate, Estimate, Estimate]]) -> list[list[str]]:
+    return [[name, _share(off), _share(on), _share(gain, "+.3f")] for name, off, on, gain in areas]
 
 
 def _share(one: Estimate, form: str = ".3f") -> str:
