@@ -14,7 +14,7 @@ BESIDE := --numprocesses 3 --dist loadfile
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo up down status test test-all check bad-inputs fuzz bench faults load \
-	miniature ablation proto locks install .build/pb
+	miniature ablation quality proto locks install .build/pb
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ miniature: $(VENV)/.local ## tune the text tower on the shipped data with three 
 
 ablation: $(VENV)/.local ## change one part of the recipe at a time, in under two hours
 	@$(BIN)/python -m cra.services.training.miniature.ablation
+
+quality: $(VENV)/.local ## measure each feature of search on against off; writes docs/quality.md
+	@$(BIN)/python -m cra.services.training.quality
 
 proto: .build/pb ## generate shared/pb from proto/
 	rm -rf shared/pb/cra

@@ -85,6 +85,9 @@ class SearchClient:
         text_release: str = "",
         page_token: str = "",
         include_url: bool = False,
+        min_relevance: float | None = None,
+        fold_duplicates: bool = False,
+        expand: bool | None = None,
     ) -> pb.SearchResponse:
         """Return one page of ranked images; at most one of text, image and image_id is given.
 
@@ -99,6 +102,10 @@ class SearchClient:
             text_release: the release to encode with; the active one if empty.
             page_token: `next_page_token` of the page before.
             include_url: add a signed URL to each hit.
+            min_relevance: leave out hits of a lower relevance, 0 to 1.
+            fold_duplicates: show one of images that are copies of each other.
+            expand: encode terms of architecture with their other names too; the server's default if
+                None.
         """
         if sum(part is not None for part in (text, image, image_id)) > 1:
             raise ValueError("give at most one of text, image and image_id; more go into terms")
@@ -109,6 +116,9 @@ class SearchClient:
             text_release=text_release,
             page_token=page_token,
             include_url=include_url,
+            min_relevance=min_relevance,
+            fold_duplicates=fold_duplicates,
+            expand=expand,
         )
         if text is not None:
             request.text = text

@@ -114,6 +114,8 @@ class ScoredImage:
 
     record: ImageRecord
     score: float
+    vector: Vector | None = field(default=None, compare=False)
+    """Its own, where that was asked for."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from cra.shared.domain import (
     ImageRecord,
     IndexedImage,
@@ -76,9 +79,22 @@ class VectorStore(Protocol):
         ...
 
     def search(
-        self, image_tower: str, vector: Vector, limit: int, where: SearchFilter
+        self,
+        image_tower: str,
+        vector: Vector,
+        limit: int,
+        where: SearchFilter,
+        *,
+        with_vectors: bool = False,
     ) -> list[ScoredImage]:
         """Return up to `limit` images by falling cosine, then image_id; may lag by a second.
+
+        Args:
+            image_tower: its collection is searched.
+            vector: of the query.
+            limit: how many are returned at most.
+            where: what they have to fulfil.
+            with_vectors: return their vectors too, which takes longer.
 
         Raises:
             FailedPreconditionError: the image tower has no collection.
@@ -87,6 +103,26 @@ class VectorStore(Protocol):
 
     def fetch(self, image_tower: str, refs: Sequence[ObjectRef]) -> list[IndexedImage]:
         """Return those of the images that are there, with their vectors; may lag by a second.
+
+        Raises:
+            FailedPreconditionError: the image tower has no collection.
+        """
+        ...
+
+    def sample(
+        self, image_tower: str, most: int, scope: Sequence[str] = ()
+    ) -> npt.NDArray[np.float32]:
+        """Return vectors of a random part of a collection, float32 of shape [n, dimension].
+
+        All of them if they are at most `most`, else more than a third of `most` and hardly ever
+        more than it. Which images belong to it depends on their names and on how many there are
+        alone, so that it is the same for all who ask, and loses none while the collection grows
+        until it has doubled. May lag by a second.
+
+        Args:
+            image_tower: whose collection it is.
+            most: how many are wanted.
+            scope: buckets that they are drawn from; all if empty.
 
         Raises:
             FailedPreconditionError: the image tower has no collection.

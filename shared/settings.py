@@ -221,6 +221,11 @@ class Settings(EnvironmentSettings):
     query_cache: int = Field(
         10_000, ge=0, le=1_000_000, description="vectors of texts that a gateway remembers; 0: none"
     )
+    expand_queries: bool = Field(
+        False,
+        description="encode texts that hold a term of architecture with its other names too, where "
+        "a search does not say",
+    )
     encode_timeout: float = Field(
         30.0, gt=0, le=600, description="seconds that ingest waits for a batch to be encoded"
     )

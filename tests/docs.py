@@ -19,7 +19,7 @@ SHELL: Final = frozenset({"", "sh", "bash", "shell", "console"})
 """What a block says that holds commands; one that is indented says nothing."""
 
 NOT_RUN: Final = {
-    r"make (demo|test|test-all|check|bad-inputs|fuzz|bench|faults|load|miniature|ablation)": (
+    r"make (demo|test|test-all|check|bad-inputs|fuzz|bench|faults|load|miniature|quality)": (
         "takes minutes to hours; the target is looked up in the Makefile"
     ),
     r"make (install|proto|locks)": "changes the environment that the tests run in",
@@ -50,7 +50,12 @@ NOT_SHELL: Final = frozenset(
 )
 """What a block says that holds no command and no Python."""
 
-PYTHON_NOT_RUN: Final[dict[str, str]] = {}
+_FIFTY: Final = "asks for an index of 50 images; tests/integration/test_search_quality.py has one"
+PYTHON_NOT_RUN: Final = {
+    "# One bound for all kinds of queries: a cosine of 0.3 is much for one text and nothing for a "
+    "picture.": _FIFTY,
+    "# 各种查询同一个界限：余弦 0.3 对一段文字已经很高，对一张图则什么也不是。": _FIFTY,
+}
 """First lines of Python blocks that no test runs, each with the reason."""
 
 

@@ -50,6 +50,13 @@ PAGE: Final = 200
 @click.option("--all", "every", is_flag=True, help="All pages, up to 1,000 hits.")
 @click.option("--page-token", default="", help="`next_page_token` of the page before (--json).")
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Leave out lower scores.")
+@click.option("--min-relevance", type=click.FloatRange(0, 1), help="Leave out what is less so.")
+@click.option("--fold", is_flag=True, help="Show one of images that are copies of each other.")
+@click.option(
+    "--expand/--no-expand",
+    default=None,
+    help="Search for other names of terms too, such as 扶拱垛 for 飞扶壁.",
+)
 @click.option(
     "--bucket",
     "buckets",
@@ -83,6 +90,9 @@ def search(
     every: bool,
     page_token: str,
     min_score: float | None,
+    min_relevance: float | None,
+    fold: bool,
+    expand: bool | None,
     buckets: tuple[str, ...],
     prefix: str,
     meta: list[tuple[str, str]],
@@ -107,6 +117,9 @@ def search(
         filter=_filter(buckets, prefix, meta, after, before),
         text_release=real_name(settings, release),
         include_url=include_url or html is not None,
+        min_relevance=min_relevance,
+        fold_duplicates=fold,
+        expand=expand,
     )
     if text is not None:
         request.text = text
@@ -139,13 +152,15 @@ def search(
 
 def hits_table(response: pb.SearchResponse) -> Table:
     """Return the hits as a table."""
-    shown = table("#", "score", "image", "metadata")
+    shown = table("#", "score", "relevance", "image", "metadata")
     urls = any(hit.url for hit in response.hits)
     if urls:
         shown.add_column("url", overflow="fold")
     for hit in response.hits:
         details = "  ".join(f"{name}={value}" for name, value in sorted(hit.metadata.items()))
-        cells = [str(hit.rank), f"{hit.score:.4f}", hit.image_id, details]
+        relevance = f"{hit.relevance:.2f}" if hit.HasField("relevance") else ""
+        copies = f" (+{len(hit.duplicates)} alike)" if hit.duplicates else ""
+        cells = [str(hit.rank), f"{hit.score:.4f}", relevance, hit.image_id + copies, details]
         shown.add_row(*cells, *([hit.url] if urls else []))
     return shown
 

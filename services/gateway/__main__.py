@@ -33,7 +33,7 @@ def main(settings: Settings) -> None:
     keys = KeyRing(Path(settings.api_keys_file)) if settings.api_keys_file else None
     if keys is None:
         structlog.get_logger().warning("anybody may search: CRA_API_KEYS_FILE is not set")
-    servicer = SearchServicer(engine, settings.max_calls, keys)
+    servicer = SearchServicer(engine, settings.max_calls, keys, expand=settings.expand_queries)
     server = Server(
         settings,
         "cra.search.v1.SearchService",

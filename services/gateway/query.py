@@ -49,16 +49,20 @@ class Query:
     page_token: str
     include_url: bool
     include_query_images: bool
+    min_relevance: float | None
+    fold_duplicates: bool
+    expand: bool
     digest: bytes
     """Of all that decides the ranking; a page token belongs to one."""
 
 
-def parse(request: pb.SearchRequest, scope: tuple[str, ...] = ()) -> Query:
+def parse(request: pb.SearchRequest, scope: tuple[str, ...] = (), *, expand: bool = False) -> Query:
     """Check a request.
 
     Args:
         request: as it came.
         scope: buckets to which its caller is restricted; empty: to none.
+        expand: whether texts are expanded if the request does not say.
 
     Raises:
         InvalidArgumentError: names the field and its limit.
@@ -95,6 +99,13 @@ def parse(request: pb.SearchRequest, scope: tuple[str, ...] = ()) -> Query:
     min_score = request.min_score if request.HasField("min_score") else None
     if min_score is not None and not -1.0 <= min_score <= 1.0:
         raise InvalidArgumentError("min_score", f"is {_shortest(min_score)}; -1 to 1 are allowed")
+    min_relevance = request.min_relevance if request.HasField("min_relevance") else None
+    if min_relevance is not None and not 0.0 <= min_relevance <= 1.0:
+        raise InvalidArgumentError(
+            "min_relevance", f"is {_shortest(min_relevance)}; 0 to 1 are allowed"
+        )
+    if request.HasField("expand"):
+        expand = request.expand
     return Query(
         terms=tuple(terms),
         top_k=top_k,
@@ -104,7 +115,10 @@ def parse(request: pb.SearchRequest, scope: tuple[str, ...] = ()) -> Query:
         page_token=request.page_token,
         include_url=request.include_url,
         include_query_images=request.include_query_images,
-        digest=_digest(request, scope),
+        min_relevance=min_relevance,
+        fold_duplicates=request.fold_duplicates,
+        expand=expand,
+        digest=_digest(request, scope, expand=expand),
     )
 
 
@@ -184,11 +198,12 @@ def _seconds(given: pb.Filter, name: Literal["ingested_after", "ingested_before"
     return seconds
 
 
-def _digest(request: pb.SearchRequest, scope: tuple[str, ...]) -> bytes:
+def _digest(request: pb.SearchRequest, scope: tuple[str, ...], *, expand: bool) -> bytes:
     """Digest all that decides which hits come in which order; not the page or its size."""
     bare = pb.SearchRequest()
     bare.CopyFrom(request)
     for field in ("request_id", "page_token", "top_k", "include_url", "text_release"):
         bare.ClearField(field)
+    bare.expand = expand  # also where it is the server's default, which may differ on the next one
     whole = "\n".join(sorted(scope)).encode() + b"\0" + bare.SerializeToString(deterministic=True)
     return hashlib.sha256(whole).digest()[:16]

@@ -8,11 +8,13 @@ from typing import Final
 
 import numpy as np
 
+from cra.services.gateway.background import Backgrounds
 from cra.services.gateway.paging import PageTokens, Position
 from cra.services.gateway.query import MAX_RESULTS, Query, Term
 from cra.services.gateway.query_cache import QueryCache
-from cra.shared import rpc
+from cra.shared import rpc, terms
 from cra.shared.domain import ObjectRef, ScoredImage, SearchFilter, Vector
+from cra.shared.duplicates import fold
 from cra.shared.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -30,9 +32,13 @@ from cra.shared.ports import (
     ReleaseState,
     VectorStore,
 )
+from cra.shared.relevance import LEAST, Scale
 
 TIES: Final = 8
 """How many more are asked for than are shown, so that equal scores at the edge keep their order."""
+
+MAX_DUPLICATES: Final = 100
+"""Of one hit that are named."""
 
 ZERO_SUM: Final = 1e-6
 MODELS_LAST: Final = 1.0
@@ -47,6 +53,9 @@ class RankedImage:
     rank: int
     image: ScoredImage
     url: str
+    relevance: float | None = None
+    duplicates: tuple[str, ...] = ()
+    """Their image_ids."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Ranking:
     truncated: bool
     encode: EncodeTiming
     search_seconds: float
+    expanded_texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class _EncodedQuery:
     text_release: str
     truncated: bool
     timing: EncodeTiming
+    expanded_texts: tuple[str, ...]
 
 
 class SearchEngine:
@@ -86,6 +97,8 @@ class SearchEngine:
         self._objects = objects
         self._page_tokens = page_tokens
         self._cache = cache
+        self._terms = terms.architecture()
+        self._backgrounds = Backgrounds(vectors)
         self._models: tuple[float, Models] | None = None
         self._asking = threading.Lock()
 
@@ -97,8 +110,10 @@ class SearchEngine:
                 token does not fit.
             NotFoundError: an image_id is not indexed or out of the caller's scope, or the release
                 does not exist.
-            FailedPreconditionError: the release that is named is refused or not loaded.
-            UnavailableError: a part that is needed does not answer, or not with numbers.
+            FailedPreconditionError: the release that is named is refused or not loaded, or a least
+                relevance is asked for of too few images.
+            UnavailableError: a part that is needed does not answer, or not with numbers, or a least
+                relevance is asked for before the index was sampled.
             DeadlineExceededError: the time is up, or the caller has hung up.
         """
         # One look-up decides tower and release for the whole request, so that a switch of the
@@ -126,7 +141,16 @@ class SearchEngine:
                 tower,
                 Position(end.rank, end.image.score, end.image.record.ref.image_id, release),
             )
-        return Ranking(page, token, release, tower, encoded.truncated, encoded.timing, took)
+        return Ranking(
+            page,
+            token,
+            release,
+            tower,
+            encoded.truncated,
+            encoded.timing,
+            took,
+            encoded.expanded_texts,
+        )
 
     def check(self) -> None:
         """Encode a text and search with it; raise what fails."""
@@ -136,6 +160,7 @@ class SearchEngine:
         self._vectors.ensure_collection(tower.fingerprint, tower.dimension)
         encoded = self._encoder.embed_texts(["建筑"])
         self._vectors.search(tower.fingerprint, _numbers(encoded.vectors[0]), 1, SearchFilter())
+        self._backgrounds.refresh(tower.fingerprint)
 
     def _current_models(self) -> Models:
         now, known = time.monotonic(), self._models
@@ -157,29 +182,78 @@ class SearchEngine:
         self, query: Query, tower: str, vector: Vector, last: Position | None
     ) -> tuple[list[RankedImage], bool]:
         """Return the hits after `last`, and whether there are more."""
+        scale = self._scale(query, tower, vector)
         seen = last.rank if last else 0
         room = min(query.top_k, MAX_RESULTS - seen)
-        left_out = () if query.include_query_images else _image_refs(query.terms)
-        limit = seen + room + len(left_out) + TIES
-        found = self._vectors.search(tower, vector, limit, query.where)
         after = (-last.score, last.image_id) if last else None
         rest = [
-            image
-            for image in found
-            if image.record.ref not in left_out
-            and (query.min_score is None or image.score >= query.min_score)
-            and (after is None or (-image.score, image.record.ref.image_id) > after)
+            (image, copies)
+            for image, copies in self._ranked(query, tower, vector, scale, seen + room)
+            if after is None or (-image.score, image.record.ref.image_id) > after
         ]
         page = [
             RankedImage(
                 seen + number,
                 image,
                 self._objects.signed_url(image.record.ref) if query.include_url else "",
+                scale.relevance(image.score) if scale else None,
+                copies,
             )
-            for number, image in enumerate(rest[:room], start=1)
+            for number, (image, copies) in enumerate(rest[:room], start=1)
         ]
         more = len(rest) > room and seen + room < MAX_RESULTS
         return page, more
+
+    def _scale(self, query: Query, tower: str, vector: Vector) -> Scale | None:
+        """Return what the query gives to images at random that its caller may see."""
+        drawn = self._backgrounds.of(tower, query.where.scope)
+        scale = drawn.background.scale(vector) if drawn and drawn.background else None
+        if query.min_relevance is not None and scale is None:
+            if drawn is None:
+                raise UnavailableError("the index was not sampled yet, for min_relevance")
+            raise FailedPreconditionError(
+                f"min_relevance: there is no relevance where there are fewer than {LEAST} images, "
+                "or all have the same score"
+            )
+        return scale
+
+    def _ranked(
+        self, query: Query, tower: str, vector: Vector, scale: Scale | None, count: int
+    ) -> list[tuple[ScoredImage, tuple[str, ...]]]:
+        """Return over `count` hits from the top, if there are so many, each with its copies."""
+        left_out = () if query.include_query_images else _image_refs(query.terms)
+
+        def is_hit(image: ScoredImage) -> bool:
+            return (
+                image.record.ref not in left_out
+                and (query.min_score is None or image.score >= query.min_score)
+                and (
+                    query.min_relevance is None
+                    or scale is None
+                    or scale.relevance(image.score) >= query.min_relevance
+                )
+            )
+
+        limit = count + len(left_out) + TIES
+        if not query.fold_duplicates:
+            found = self._vectors.search(tower, vector, limit, query.where)
+            return [(image, ()) for image in found if is_hit(image)]
+        most = MAX_RESULTS + len(left_out) + TIES
+        while True:
+            limit = min(2 * limit, most)  # how many of them are copies is not known before
+            found = self._vectors.search(tower, vector, limit, query.where, with_vectors=True)
+            hits = [image for image in found if is_hit(image)]
+            groups = fold(np.array([image.vector for image in hits]))
+            all_seen = len(found) < limit or not is_hit(found[-1])
+            if len(groups) > count or all_seen or limit == most:
+                break
+        return [
+            (
+                hits[best],
+                tuple(hits[place].record.ref.image_id for place in copies[:MAX_DUPLICATES]),
+            )
+            for best, *copies in groups
+        ]
 
     def _encode(self, query: Query, models: Models, named: str) -> _EncodedQuery:
         """Return the unit vector of the weighted sum of the terms.
@@ -196,13 +270,18 @@ class SearchEngine:
         sides: dict[str, Vector] = {}
         timing = EncodeTiming()
         truncated = False
+        expanded: list[str] = []
         if texts:
             contents = [str(term.content) for term in texts]
-            answer = self._embed_texts(contents, named, models)
+            variants = [self._terms.variants(text) if query.expand else [] for text in contents]
+            expanded = [text for texts_of in variants for text in texts_of]
+            answer = self._embed_texts([*contents, *expanded], named, models)
             release = answer.text_release
             _same_tower(tower, answer.image_tower)
-            sides |= {t.field: v for t, v in zip(texts, answer.vectors, strict=True)}
-            truncated = any(answer.truncated)
+            others = iter(answer.vectors[len(texts) :])
+            for term, own, vector in zip(texts, variants, answer.vectors, strict=False):
+                sides[term.field] = terms.mean(vector, [next(others) for _ in own])
+            truncated = any(answer.truncated[: len(texts)])
             timing = _add(timing, answer.timing)
         else:
             release = self._check_release(named, models)
@@ -235,8 +314,9 @@ class SearchEngine:
         length = float(np.linalg.norm(total))
         if length < ZERO_SUM * max(abs(term.weight) for term in query.terms):
             raise InvalidArgumentError("terms", "sum to zero; there is nothing to look for")
-        vector = (total / length).astype(np.float32)
-        return _EncodedQuery(vector, release, truncated, timing)
+        return _EncodedQuery(
+            (total / length).astype(np.float32), release, truncated, timing, tuple(expanded)
+        )
 
     def _embed_texts(self, texts: list[str], named: str, models: Models) -> EncodedTexts:
         """Encode with the release that is named, else with the active one."""

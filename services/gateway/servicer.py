@@ -42,8 +42,16 @@ _log = structlog.get_logger()
 class SearchServicer(pb_grpc.SearchServiceServicer):
     """See proto/cra/search/v1."""
 
-    def __init__(self, engine: SearchEngine, max_calls: int, keys: KeyRing | None = None) -> None:
+    def __init__(
+        self,
+        engine: SearchEngine,
+        max_calls: int,
+        keys: KeyRing | None = None,
+        *,
+        expand: bool = False,
+    ) -> None:
         self._engine = engine
+        self._expand = expand
         self._keys = keys
         self._workers = ThreadPoolExecutor(max_calls, "stream")
 
@@ -132,7 +140,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             now = time.monotonic()
             deadline = now + PARTS_TAKE * (asked_by.deadline - now)
             rpc.caller.set(replace(asked_by, deadline=deadline))
-        query = parse(request, key.buckets if key else ())
+        query = parse(request, key.buckets if key else (), expand=self._expand)
         request_id = request.request_id or rpc.request_id.get() or new_id()
         rpc.request_id.set(request_id)
         with structlog.contextvars.bound_contextvars(
@@ -158,6 +166,7 @@ def _response(request_id: str, ranking: Ranking, total: float) -> pb.SearchRespo
             search=rpc.duration(ranking.search_seconds),
             total=rpc.duration(total),
         ),
+        expanded_texts=ranking.expanded_texts,
     )
 
 
@@ -174,6 +183,8 @@ def _hit(hit: RankedImage) -> pb.Hit:
         height=record.height,
         metadata=dict(record.metadata),
         url=hit.url,
+        relevance=hit.relevance,
+        duplicates=hit.duplicates,
     )
     message.ingested_at.FromMilliseconds(round(record.ingested_at * 1000))
     return message

@@ -5,6 +5,7 @@ metadata as hex digests, so that there is nothing to escape and nothing to break
 """
 
 import hashlib
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
@@ -111,6 +113,7 @@ class _Alike(NamedTuple):
     collection: str
     limit: int
     expression: str
+    with_vectors: bool
 
 
 class MilvusVectorStore:
@@ -186,9 +189,15 @@ class MilvusVectorStore:
         self._call("delete", collection_name(image_tower), filter=_by_key(refs))
 
     def search(
-        self, image_tower: str, vector: Vector, limit: int, where: SearchFilter
+        self,
+        image_tower: str,
+        vector: Vector,
+        limit: int,
+        where: SearchFilter,
+        *,
+        with_vectors: bool = False,
     ) -> list[ScoredImage]:
-        alike = _Alike(collection_name(image_tower), limit, expression(where))
+        alike = _Alike(collection_name(image_tower), limit, expression(where), with_vectors)
         return self._searches(alike, vector)
 
     def fetch(self, image_tower: str, refs: Sequence[ObjectRef]) -> list[IndexedImage]:
@@ -196,6 +205,25 @@ class MilvusVectorStore:
         return [
             IndexedImage(_record(row), np.asarray(row["vector"], dtype=np.float32)) for row in rows
         ]
+
+    def sample(
+        self, image_tower: str, most: int, scope: Sequence[str] = ()
+    ) -> npt.NDArray[np.float32]:
+        name = collection_name(image_tower)
+        inside = expression(SearchFilter(scope=tuple(scope)))
+        (row,) = self._call("query", name, filter=inside, output_fields=["count(*)"])
+        # Primary keys are digests, so that those below a bound are a random part.
+        halvings = max(0, math.ceil(math.log2(max(1, row["count(*)"]) / most)))
+        below = f'id < "{2 ** (32 - halvings):08x}"' if halvings else ""
+        rows = self._call(
+            "query",
+            name,
+            filter=" and ".join(filter(None, (below, inside))),
+            output_fields=["vector"],
+            limit=2 * most,
+            consistency_level="Bounded",
+        )
+        return np.asarray([row["vector"] for row in rows], dtype=np.float32)
 
     def records(self, image_tower: str, refs: Sequence[ObjectRef]) -> list[ImageRecord]:
         return [_record(row) for row in self._query(image_tower, refs, _RECORD, "Strong")]
@@ -233,7 +261,7 @@ class MilvusVectorStore:
             [vector.tolist() for vector in vectors],
             limit=alike.limit,
             filter=alike.expression,
-            output_fields=_RECORD,
+            output_fields=[*_RECORD, "vector"] if alike.with_vectors else _RECORD,
             search_params={"metric_type": "COSINE", "params": {"ef": ef}},
             # Bounded: Strong waits 200 ms and more for writes that no caller of ours waits for.
             consistency_level="Bounded",
@@ -315,8 +343,16 @@ def _translate(function: Any) -> Any:
 
 
 def _ranked(hits: Any) -> list[ScoredImage]:
-    images = [ScoredImage(_record(hit["entity"]), float(hit["distance"])) for hit in hits]
+    images = [
+        ScoredImage(_record(hit["entity"]), float(hit["distance"]), _vector(hit["entity"]))
+        for hit in hits
+    ]
     return sorted(images, key=lambda image: (-image.score, image.record.ref.image_id))
+
+
+def _vector(found: Any) -> Vector | None:
+    vector = found.get("vector")
+    return None if vector is None else np.asarray(vector, dtype=np.float32)
 
 
 def _hex(text: str) -> str:

@@ -97,6 +97,61 @@ def test_search_orders_by_cosine_then_image_id(store: VectorStore, tower: str) -
     assert hits[1].record == images[1].record
 
 
+def test_search_returns_vectors_when_asked(store: VectorStore, tower: str) -> None:
+    """Each hit has its own vector if that is asked for, and none if not."""
+    vectors = {"a": unit(1, 2), "b": unit(1, 0, 3)}
+    store.upsert(tower, [image(key, vector) for key, vector in vectors.items()])
+    see(store, tower, 2)
+    hits = store.search(tower, unit(1.0), 10, SearchFilter(), with_vectors=True)
+    assert len(hits) == 2
+    for hit in hits:
+        assert hit.vector == pytest.approx(vectors[hit.record.ref.key], abs=1e-6)
+        assert hit.vector is not None
+        assert hit.vector.dtype == np.float32
+    hits = store.search(tower, unit(1.0), 10, SearchFilter())
+    assert [hit.vector for hit in hits] == [None, None]
+
+
+def test_sample_is_a_fixed_part(store: VectorStore, tower: str) -> None:
+    """All of a small collection; of a larger one always the same part, as large as was asked."""
+    rng = np.random.default_rng(0)
+    vectors = [unit(*rng.standard_normal(DIMENSION)) for _ in range(300)]
+    store.upsert(tower, [image(f"{n}", vector) for n, vector in enumerate(vectors[:40])])
+    see(store, tower, 40)
+
+    def sample(most: int) -> set[tuple[float, ...]]:
+        found = store.sample(tower, most)
+        assert found.dtype == np.float32
+        assert found.shape[1] == DIMENSION
+        rows = {tuple(row) for row in found.round(4).tolist()}
+        assert len(rows) == len(found)
+        return rows
+
+    everything = {tuple(vector.round(4).tolist()) for vector in vectors}
+    assert len(sample(100)) == 40
+    store.upsert(tower, [image(f"{n}", vector) for n, vector in enumerate(vectors)])
+    see(store, tower, 300)
+    some = sample(100)
+    assert 34 <= len(some) <= 110
+    assert some < everything
+    assert sample(100) == some
+    assert sample(200) > some
+
+
+def test_sample_stays_in_its_scope(store: VectorStore, tower: str) -> None:
+    """Of the buckets of a scope alone, however many images others have."""
+    own = [image(f"{n}", unit(1, n), bucket="own") for n in range(60)]
+    others = [image(f"{n}", unit(-1, n), bucket="other") for n in range(100)]
+    store.upsert(tower, [*own, *others])
+    see(store, tower, 160)
+    assert len(store.sample(tower, 100, ("own",))) == 60
+    found = store.sample(tower, 30, ("own",))
+    assert 10 <= len(found) <= 45
+    assert (found[:, 0] > 0).all()
+    assert len(store.sample(tower, 1000, ("own", "other"))) == 160
+    assert len(store.sample(tower, 1000, ("nobody",))) == 0
+
+
 def test_upsert_replaces(store: VectorStore, tower: str) -> None:
     """Writing an image again leaves one entry: the new one."""
     store.upsert(tower, [image("a", unit(1))])

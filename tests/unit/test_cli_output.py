@@ -46,6 +46,16 @@ def test_names_are_no_markup(name: str, capsys: pytest.CaptureFixture[str]) -> N
     assert f"{name}: {name}" in capsys.readouterr().err
 
 
+def test_relevance_and_copies_stand_with_a_hit(capsys: pytest.CaptureFixture[str]) -> None:
+    """A relevance that is not known is no zero, and copies are counted."""
+    hits = search.SearchResponse()
+    hits.hits.add(rank=1, image_id="images/a", score=0.5, relevance=0.875, duplicates=["b", "c"])
+    hits.hits.add(rank=2, image_id="images/d", score=0.25)
+    text = printed(hits_table(hits), capsys)
+    assert "10.50000.88images/a(+2alike)" in text
+    assert "20.2500images/d" in text
+
+
 def test_a_long_image_id_is_folded(capsys: pytest.CaptureFixture[str]) -> None:
     """It is to be copied from the terminal: nothing of it is cut off."""
     image_id = "images/" + "/".join(f"hall-{number:03}" for number in range(20))

@@ -5,10 +5,12 @@ from concurrent import futures
 
 import grpc
 import pytest
+from click.testing import CliRunner
 from grpc_status import rpc_status
 
 from cra.search.v1 import search_pb2 as pb
 from cra.search.v1 import search_pb2_grpc as pb_grpc
+from cra.services.cli.__main__ import main
 from cra.shared import rpc
 from cra.shared.client import SearchClient
 from cra.shared.errors import CraError, InvalidArgumentError, ResourceExhaustedError
@@ -20,12 +22,14 @@ class Busy(pb_grpc.SearchServiceServicer):
     def __init__(self) -> None:
         self.errors: list[CraError] = []
         self.calls = 0
+        self.request = pb.SearchRequest()
 
     def Search(  # noqa: N802
         self, request: pb.SearchRequest, context: grpc.ServicerContext
     ) -> pb.SearchResponse:
         """See proto/cra/search/v1."""
         self.calls += 1
+        self.request = request
         if self.errors:
             context.abort_with_status(rpc_status.to_status(rpc.to_status(self.errors.pop(0))))
         return pb.SearchResponse(request_id=request.request_id)
@@ -73,3 +77,29 @@ def test_it_tries_once_unless_told_and_never_what_is_wrong(busy: tuple[Busy, str
     with SearchClient(target, tries=3) as client, pytest.raises(InvalidArgumentError):
         client.search("塔")
     assert servicer.calls == 2
+
+
+def test_what_is_asked_for_is_sent_and_nothing_else(busy: tuple[Busy, str]) -> None:
+    """Each option of client and command line arrives; one that is not given is not set."""
+    servicer, target = busy
+    with SearchClient(target) as client:
+        client.search("塔")
+        plain = servicer.request
+        sent = {field.name for field, _ in plain.ListFields()}
+        assert not sent & {"min_score", "min_relevance", "expand"}
+        assert not plain.fold_duplicates
+        client.search("塔", min_relevance=0.0, fold_duplicates=True, expand=False)
+        assert servicer.request.HasField("min_relevance")
+        assert servicer.request.fold_duplicates
+        assert servicer.request.HasField("expand")
+        assert not servicer.request.expand
+    environment = {"CRA_GATEWAY_TARGET": target}
+    for arguments, expand in (([], None), (["--expand"], True), (["--no-expand"], False)):
+        done = CliRunner().invoke(main, ["search", "塔", *arguments], env=environment)
+        assert done.exit_code == 0, done.output
+        assert servicer.request.HasField("expand") is (expand is not None)
+        assert servicer.request.expand is bool(expand)
+    arguments = ["search", "塔", "--min-relevance", "0.25", "--fold"]
+    assert CliRunner().invoke(main, arguments, env=environment).exit_code == 0
+    assert servicer.request.min_relevance == 0.25
+    assert servicer.request.fold_duplicates

@@ -30,7 +30,13 @@ class Nothing:
         self.asked = 0
 
     def search(
-        self, image_tower: str, vector: Vector, limit: int, where: SearchFilter
+        self,
+        image_tower: str,
+        vector: Vector,
+        limit: int,
+        where: SearchFilter,
+        *,
+        with_vectors: bool = False,
     ) -> list[ScoredImage]:
         """See `ports.VectorStore`."""
         self.asked += 1

@@ -1,5 +1,6 @@
 """A search request at its limits and past them: each field is refused by name."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -102,6 +103,9 @@ def test_at_the_limit(request_message: pb.SearchRequest) -> None:
         (_request(min_score=-1.001), "min_score", "-1 to 1"),
         (_request(min_score=1.001), "min_score", "is 1.001; -1 to 1"),
         (_request(min_score=math.nan), "min_score", "-1 to 1"),
+        (_request(min_relevance=-0.001), "min_relevance", "0 to 1"),
+        (_request(min_relevance=1.001), "min_relevance", "is 1.001; 0 to 1"),
+        (_request(min_relevance=math.nan), "min_relevance", "0 to 1"),
         (_filtered(buckets=["b"] * 65), "filter.buckets", "at most 64"),
         (_filtered(buckets=["b", "b" * 64]), "filter.buckets[1]", "at most 63"),
         (_filtered(key_prefix="钥" * 342), "filter.key_prefix", "at most 1024"),
@@ -164,6 +168,8 @@ def test_what_is_not_said_has_its_default() -> None:
     assert query.where == SearchFilter()
     assert not query.include_url
     assert not query.include_query_images
+    assert not query.fold_duplicates
+    assert query.min_relevance is None
     assert query.text_release == query.page_token == ""
 
 
@@ -183,6 +189,20 @@ def test_the_query_itself_is_the_first_term() -> None:
 def test_min_score_may_be_zero() -> None:
     """A least score of 0 is a wish, not a default."""
     assert parse(_request(min_score=0.0)).min_score == 0.0
+
+
+def test_whether_texts_are_expanded_is_the_server_s_unless_the_caller_says() -> None:
+    """A page token of one default fits no request under another, and fits one that says the same.
+
+    Replicas may be set differently while a setting is changed.
+    """
+    on, off = (parse(_request(), expand=default) for default in (True, False))
+    assert (on.expand, off.expand) == (True, False)
+    assert on.digest != off.digest
+    for said, default in itertools.product((True, False), repeat=2):
+        query = parse(_request(expand=said), expand=default)
+        assert query.expand is said
+        assert query.digest == (on if said else off).digest
 
 
 def test_times_are_seconds() -> None:
@@ -209,6 +229,9 @@ _CHANGES: dict[str, Callable[[pb.SearchRequest], object]] = {
     "ingested_after": lambda r: setattr(r.filter.ingested_after, "seconds", 5),
     "ingested_before": lambda r: setattr(r.filter.ingested_before, "seconds", 5),
     "include_query_images": lambda r: setattr(r, "include_query_images", True),
+    "min_relevance": lambda r: setattr(r, "min_relevance", 0),
+    "fold_duplicates": lambda r: setattr(r, "fold_duplicates", True),
+    "expand": lambda r: setattr(r, "expand", True),
 }
 _KEEPS: dict[str, Callable[[pb.SearchRequest], object]] = {
     "request_id": lambda r: setattr(r, "request_id", "other"),

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63ra/search/v1/search.proto\x12\rcra.search.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x02\n\rSearchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x0f\n\x05image\x18\x03 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x04 \x01(\tH\x00\x12\"\n\x05terms\x18\x05 \x03(\x0b\x32\x13.cra.search.v1.Term\x12\r\n\x05top_k\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\x12\x16\n\tmin_score\x18\x08 \x01(\x02H\x01\x88\x01\x01\x12%\n\x06\x66ilter\x18\t \x01(\x0b\x32\x15.cra.search.v1.Filter\x12\x14\n\x0ctext_release\x18\n \x01(\t\x12\x13\n\x0binclude_url\x18\x0b \x01(\x08\x12\x1c\n\x14include_query_images\x18\x0c \x01(\x08\x42\x07\n\x05queryB\x0c\n\n_min_score\"d\n\x04Term\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x03 \x01(\tH\x00\x12\x13\n\x06weight\x18\x04 \x01(\x02H\x01\x88\x01\x01\x42\x07\n\x05queryB\t\n\x07_weight\"\x9d\x02\n\x06\x46ilter\x12\x0f\n\x07\x62uckets\x18\x01 \x03(\t\x12\x12\n\nkey_prefix\x18\x02 \x01(\t\x12\x35\n\x08metadata\x18\x03 \x03(\x0b\x32#.cra.search.v1.Filter.MetadataEntry\x12\x32\n\x0eingested_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fingested_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1aN\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.cra.search.v1.MetadataValues:\x02\x38\x01\" \n\x0eMetadataValues\x12\x0e\n\x06values\x18\x01 \x03(\t\"\xc4\x01\n\x0eSearchResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12 \n\x04hits\x18\x02 \x03(\x0b\x32\x12.cra.search.v1.Hit\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x14\n\x0ctext_release\x18\x04 \x01(\t\x12\x13\n\x0bimage_tower\x18\x05 \x01(\t\x12\x11\n\ttruncated\x18\x06 \x01(\x08\x12%\n\x06timing\x18\x07 \x01(\x0b\x32\x15.cra.search.v1.Timing\"\xb2\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x65ncode\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06search\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa1\x02\n\x03Hit\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x10\n\x08image_id\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x0e\n\x06\x62ucket\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\r\n\x05width\x18\x07 \x01(\x05\x12\x0e\n\x06height\x18\x08 \x01(\x05\x12\x32\n\x08metadata\x18\t \x03(\x0b\x32 .cra.search.v1.Hit.MetadataEntry\x12/\n\x0bingested_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03url\x18\x0b \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"D\n\x13SearchStreamRequest\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.cra.search.v1.SearchRequest\"\x94\x01\n\x14SearchStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.cra.search.v1.SearchResponseH\x00\x12+\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1a.cra.search.v1.SearchErrorH\x00\x42\x08\n\x06result\"k\n\x0bSearchError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12.\n\x0bretry_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration2\xb3\x01\n\rSearchService\x12\x45\n\x06Search\x12\x1c.cra.search.v1.SearchRequest\x1a\x1d.cra.search.v1.SearchResponse\x12[\n\x0cSearchStream\x12\".cra.search.v1.SearchStreamRequest\x1a#.cra.search.v1.SearchStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63ra/search/v1/search.proto\x12\rcra.search.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa5\x03\n\rSearchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x0f\n\x05image\x18\x03 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x04 \x01(\tH\x00\x12\"\n\x05terms\x18\x05 \x03(\x0b\x32\x13.cra.search.v1.Term\x12\r\n\x05top_k\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\x12\x16\n\tmin_score\x18\x08 \x01(\x02H\x01\x88\x01\x01\x12%\n\x06\x66ilter\x18\t \x01(\x0b\x32\x15.cra.search.v1.Filter\x12\x14\n\x0ctext_release\x18\n \x01(\t\x12\x13\n\x0binclude_url\x18\x0b \x01(\x08\x12\x1c\n\x14include_query_images\x18\x0c \x01(\x08\x12\x1a\n\rmin_relevance\x18\r \x01(\x02H\x02\x88\x01\x01\x12\x17\n\x0f\x66old_duplicates\x18\x0e \x01(\x08\x12\x13\n\x06\x65xpand\x18\x0f \x01(\x08H\x03\x88\x01\x01\x42\x07\n\x05queryB\x0c\n\n_min_scoreB\x10\n\x0e_min_relevanceB\t\n\x07_expand\"d\n\x04Term\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x03 \x01(\tH\x00\x12\x13\n\x06weight\x18\x04 \x01(\x02H\x01\x88\x01\x01\x42\x07\n\x05queryB\t\n\x07_weight\"\x9d\x02\n\x06\x46ilter\x12\x0f\n\x07\x62uckets\x18\x01 \x03(\t\x12\x12\n\nkey_prefix\x18\x02 \x01(\t\x12\x35\n\x08metadata\x18\x03 \x03(\x0b\x32#.cra.search.v1.Filter.MetadataEntry\x12\x32\n\x0eingested_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fingested_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1aN\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.cra.search.v1.MetadataValues:\x02\x38\x01\" \n\x0eMetadataValues\x12\x0e\n\x06values\x18\x01 \x03(\t\"\xdc\x01\n\x0eSearchResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12 \n\x04hits\x18\x02 \x03(\x0b\x32\x12.cra.search.v1.Hit\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x14\n\x0ctext_release\x18\x04 \x01(\t\x12\x13\n\x0bimage_tower\x18\x05 \x01(\t\x12\x11\n\ttruncated\x18\x06 \x01(\x08\x12%\n\x06timing\x18\x07 \x01(\x0b\x32\x15.cra.search.v1.Timing\x12\x16\n\x0e\x65xpanded_texts\x18\x08 \x03(\t\"\xb2\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x65ncode\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06search\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xdb\x02\n\x03Hit\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x10\n\x08image_id\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x0e\n\x06\x62ucket\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\r\n\x05width\x18\x07 \x01(\x05\x12\x0e\n\x06height\x18\x08 \x01(\x05\x12\x32\n\x08metadata\x18\t \x03(\x0b\x32 .cra.search.v1.Hit.MetadataEntry\x12/\n\x0bingested_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03url\x18\x0b \x01(\t\x12\x16\n\trelevance\x18\x0c \x01(\x02H\x00\x88\x01\x01\x12\x12\n\nduplicates\x18\r \x03(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_relevance\"D\n\x13SearchStreamRequest\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.cra.search.v1.SearchRequest\"\x94\x01\n\x14SearchStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.cra.search.v1.SearchResponseH\x00\x12+\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1a.cra.search.v1.SearchErrorH\x00\x42\x08\n\x06result\"k\n\x0bSearchError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12.\n\x0bretry_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration2\xb3\x01\n\rSearchService\x12\x45\n\x06Search\x12\x1c.cra.search.v1.SearchRequest\x1a\x1d.cra.search.v1.SearchResponse\x12[\n\x0cSearchStream\x12\".cra.search.v1.SearchStreamRequest\x1a#.cra.search.v1.SearchStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,29 +38,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HIT_METADATAENTRY']._loaded_options = None
   _globals['_HIT_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_SEARCHREQUEST']._serialized_start=111
-  _globals['_SEARCHREQUEST']._serialized_end=429
-  _globals['_TERM']._serialized_start=431
-  _globals['_TERM']._serialized_end=531
-  _globals['_FILTER']._serialized_start=534
-  _globals['_FILTER']._serialized_end=819
-  _globals['_FILTER_METADATAENTRY']._serialized_start=741
-  _globals['_FILTER_METADATAENTRY']._serialized_end=819
-  _globals['_METADATAVALUES']._serialized_start=821
-  _globals['_METADATAVALUES']._serialized_end=853
-  _globals['_SEARCHRESPONSE']._serialized_start=856
-  _globals['_SEARCHRESPONSE']._serialized_end=1052
-  _globals['_TIMING']._serialized_start=1055
-  _globals['_TIMING']._serialized_end=1233
-  _globals['_HIT']._serialized_start=1236
-  _globals['_HIT']._serialized_end=1525
-  _globals['_HIT_METADATAENTRY']._serialized_start=1478
-  _globals['_HIT_METADATAENTRY']._serialized_end=1525
-  _globals['_SEARCHSTREAMREQUEST']._serialized_start=1527
-  _globals['_SEARCHSTREAMREQUEST']._serialized_end=1595
-  _globals['_SEARCHSTREAMRESPONSE']._serialized_start=1598
-  _globals['_SEARCHSTREAMRESPONSE']._serialized_end=1746
-  _globals['_SEARCHERROR']._serialized_start=1748
-  _globals['_SEARCHERROR']._serialized_end=1855
-  _globals['_SEARCHSERVICE']._serialized_start=1858
-  _globals['_SEARCHSERVICE']._serialized_end=2037
+  _globals['_SEARCHREQUEST']._serialized_end=532
+  _globals['_TERM']._serialized_start=534
+  _globals['_TERM']._serialized_end=634
+  _globals['_FILTER']._serialized_start=637
+  _globals['_FILTER']._serialized_end=922
+  _globals['_FILTER_METADATAENTRY']._serialized_start=844
+  _globals['_FILTER_METADATAENTRY']._serialized_end=922
+  _globals['_METADATAVALUES']._serialized_start=924
+  _globals['_METADATAVALUES']._serialized_end=956
+  _globals['_SEARCHRESPONSE']._serialized_start=959
+  _globals['_SEARCHRESPONSE']._serialized_end=1179
+  _globals['_TIMING']._serialized_start=1182
+  _globals['_TIMING']._serialized_end=1360
+  _globals['_HIT']._serialized_start=1363
+  _globals['_HIT']._serialized_end=1710
+  _globals['_HIT_METADATAENTRY']._serialized_start=1649
+  _globals['_HIT_METADATAENTRY']._serialized_end=1696
+  _globals['_SEARCHSTREAMREQUEST']._serialized_start=1712
+  _globals['_SEARCHSTREAMREQUEST']._serialized_end=1780
+  _globals['_SEARCHSTREAMRESPONSE']._serialized_start=1783
+  _globals['_SEARCHSTREAMRESPONSE']._serialized_end=1931
+  _globals['_SEARCHERROR']._serialized_start=1933
+  _globals['_SEARCHERROR']._serialized_end=2040
+  _globals['_SEARCHSERVICE']._serialized_start=2043
+  _globals['_SEARCHSERVICE']._serialized_end=2222
 # @@protoc_insertion_point(module_scope)

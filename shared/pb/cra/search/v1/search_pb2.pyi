@@ -36,6 +36,9 @@ class SearchRequest(_message.Message):
     TEXT_RELEASE_FIELD_NUMBER: _builtins.int
     INCLUDE_URL_FIELD_NUMBER: _builtins.int
     INCLUDE_QUERY_IMAGES_FIELD_NUMBER: _builtins.int
+    MIN_RELEVANCE_FIELD_NUMBER: _builtins.int
+    FOLD_DUPLICATES_FIELD_NUMBER: _builtins.int
+    EXPAND_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the caller and returned in the answer and in every log line; made up if empty.
     At most 128 characters.
@@ -58,6 +61,20 @@ class SearchRequest(_message.Message):
     """Add a signed URL to each hit."""
     include_query_images: _builtins.bool
     """Keep images named by image_id in the query among the hits; they are left out otherwise."""
+    min_relevance: _builtins.float
+    """Leave out hits of a lower relevance, 0 to 1; see Hit.relevance. FAILED_PRECONDITION where there
+    is none, since there are too few images; UNAVAILABLE in the first moments, before it is known.
+    """
+    fold_duplicates: _builtins.bool
+    """Fold near-duplicates: of images that are copies of each other (re-encoded, resized, slightly
+    cropped) only the best one is a hit, and the others stand in its `duplicates`. Each page folds
+    the ranking from its top, so that what is folded on one page is no hit on a later one. All
+    pages together look at the best 1,000 images, those that are folded included.
+    """
+    expand: _builtins.bool
+    """Encode texts that hold a term of architecture with its other names as well (飞扶壁, 扶拱垛) and
+    look for the mean; see SearchResponse.expanded_texts. The server's CRA_EXPAND_QUERIES if not set.
+    """
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Term]:
         """More terms to add or, with a negative weight, to subtract; at most 16."""
@@ -79,15 +96,26 @@ class SearchRequest(_message.Message):
         text_release: _builtins.str = ...,
         include_url: _builtins.bool = ...,
         include_query_images: _builtins.bool = ...,
+        min_relevance: _builtins.float | None = ...,
+        fold_duplicates: _builtins.bool = ...,
+        expand: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "filter", b"filter", "image", b"image", "image_id", b"image_id", "min_score", b"min_score", "query", b"query", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expand", b"_expand", "_min_relevance", b"_min_relevance", "_min_score", b"_min_score", "expand", b"expand", "filter", b"filter", "image", b"image", "image_id", b"image_id", "min_relevance", b"min_relevance", "min_score", b"min_score", "query", b"query", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "filter", b"filter", "image", b"image", "image_id", b"image_id", "include_query_images", b"include_query_images", "include_url", b"include_url", "min_score", b"min_score", "page_token", b"page_token", "query", b"query", "request_id", b"request_id", "terms", b"terms", "text", b"text", "text_release", b"text_release", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expand", b"_expand", "_min_relevance", b"_min_relevance", "_min_score", b"_min_score", "expand", b"expand", "filter", b"filter", "fold_duplicates", b"fold_duplicates", "image", b"image", "image_id", b"image_id", "include_query_images", b"include_query_images", "include_url", b"include_url", "min_relevance", b"min_relevance", "min_score", b"min_score", "page_token", b"page_token", "query", b"query", "request_id", b"request_id", "terms", b"terms", "text", b"text", "text_release", b"text_release", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expand: _TypeAlias = _typing.Literal["expand"]  # noqa: Y015
+    _WhichOneofArgType__expand: _TypeAlias = _typing.Literal["_expand", b"_expand"]  # noqa: Y015
+    _WhichOneofReturnType__min_relevance: _TypeAlias = _typing.Literal["min_relevance"]  # noqa: Y015
+    _WhichOneofArgType__min_relevance: _TypeAlias = _typing.Literal["_min_relevance", b"_min_relevance"]  # noqa: Y015
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
     _WhichOneofReturnType_query: _TypeAlias = _typing.Literal["text", "image", "image_id"]  # noqa: Y015
     _WhichOneofArgType_query: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expand) -> _WhichOneofReturnType__expand | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_relevance) -> _WhichOneofReturnType__min_relevance | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
     @_typing.overload
@@ -240,6 +268,7 @@ class SearchResponse(_message.Message):
     IMAGE_TOWER_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    EXPANDED_TEXTS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     next_page_token: _builtins.str
     """Empty on the last page. Signed; it binds the query, the key's scope, the release, the collection
@@ -257,6 +286,12 @@ class SearchResponse(_message.Message):
 
     @_builtins.property
     def timing(self) -> Global___Timing: ...
+    @_builtins.property
+    def expanded_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What texts were encoded as, beside what was written, in the order of the terms: with other names
+        of the terms of architecture that they hold. Empty without `expand`, or if they hold none.
+        """
+
     def __init__(
         self,
         *,
@@ -267,10 +302,11 @@ class SearchResponse(_message.Message):
         image_tower: _builtins.str = ...,
         truncated: _builtins.bool = ...,
         timing: Global___Timing | None = ...,
+        expanded_texts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "image_tower", b"image_tower", "next_page_token", b"next_page_token", "request_id", b"request_id", "text_release", b"text_release", "timing", b"timing", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expanded_texts", b"expanded_texts", "hits", b"hits", "image_tower", b"image_tower", "next_page_token", b"next_page_token", "request_id", b"request_id", "text_release", b"text_release", "timing", b"timing", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -351,6 +387,8 @@ class Hit(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     INGESTED_AT_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
+    RELEVANCE_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """From 1, counted over all pages."""
     image_id: _builtins.str
@@ -366,12 +404,25 @@ class Hit(_message.Message):
     height: _builtins.int
     url: _builtins.str
     """A signed URL, if asked for; valid for a limited time."""
+    relevance: _builtins.float
+    """How far the score stands above what this query gives to images at random, 0 to 1: a half at
+    three standard deviations above their mean. Unlike the score it means the same for every query,
+    text or picture. At random is a fixed part of the images that the key may see. Not set while
+    those are under 50, nor in the first two seconds after a key with a scope has searched for the
+    first time or the image tower was changed.
+    """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The object's user metadata."""
 
     @_builtins.property
     def ingested_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def duplicates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With `fold_duplicates`, the image_ids of copies among the images that this page looked at, the
+        best first; at most 100.
+        """
+
     def __init__(
         self,
         *,
@@ -386,12 +437,16 @@ class Hit(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         ingested_at: _timestamp_pb2.Timestamp | None = ...,
         url: _builtins.str = ...,
+        relevance: _builtins.float | None = ...,
+        duplicates: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ingested_at", b"ingested_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_relevance", b"_relevance", "ingested_at", b"ingested_at", "relevance", b"relevance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "etag", b"etag", "height", b"height", "image_id", b"image_id", "ingested_at", b"ingested_at", "key", b"key", "metadata", b"metadata", "rank", b"rank", "score", b"score", "url", b"url", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_relevance", b"_relevance", "bucket", b"bucket", "duplicates", b"duplicates", "etag", b"etag", "height", b"height", "image_id", b"image_id", "ingested_at", b"ingested_at", "key", b"key", "metadata", b"metadata", "rank", b"rank", "relevance", b"relevance", "score", b"score", "url", b"url", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__relevance: _TypeAlias = _typing.Literal["relevance"]  # noqa: Y015
+    _WhichOneofArgType__relevance: _TypeAlias = _typing.Literal["_relevance", b"_relevance"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__relevance) -> _WhichOneofReturnType__relevance | None: ...
 
 Global___Hit: _TypeAlias = Hit  # noqa: Y015
 

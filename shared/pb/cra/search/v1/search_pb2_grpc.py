@@ -76,7 +76,8 @@ class SearchServiceServicer:
         INVALID_ARGUMENT: a field is out of its limits or of another type, a picture cannot be read, the
         terms sum to zero, or a page token does not fit the request. NOT_FOUND: unknown image_id or
         text_release.
-        FAILED_PRECONDITION: the release does not fit the image tower of any index.
+        FAILED_PRECONDITION: the release does not fit the image tower of any index, or min_relevance is
+        given and there are too few images to have a relevance.
         RESOURCE_EXHAUSTED: too much load; see RetryInfo. UNAVAILABLE: a part that is needed is down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

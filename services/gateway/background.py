@@ -1,0 +1,87 @@
+"""What queries give to images at random: kept for the index that is searched.
+
+Who may see some buckets alone has a background of those alone: scores beside relevances tell mean
+and covariance of what was drawn, and so what there is in a bucket that is none of the caller's.
+"""
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from cachetools import LRUCache
+
+from cra.shared.errors import CraError
+from cra.shared.ports import VectorStore
+from cra.shared.relevance import Background
+
+SAMPLED: Final = 1000
+"""Most images that are drawn: the deviation of a query on them is known to 2 to 3 %."""
+LASTS: Final = 60.0
+"""Seconds that a background is used."""
+SCOPES: Final = 64
+"""Backgrounds that are kept; the one that was not asked for the longest goes."""
+
+Scope = tuple[str, ...]
+"""Sorted buckets; empty for all of them."""
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What was drawn for a scope."""
+
+    image_tower: str
+    background: Background | None
+    """None if there are too few images."""
+    until: float
+    """On the monotonic clock."""
+
+
+class Backgrounds:
+    """The backgrounds of one index at a time, drawn beside the queries and never by one."""
+
+    def __init__(self, vectors: VectorStore) -> None:
+        self._vectors = vectors
+        self._lock = threading.Lock()
+        self._drawn: LRUCache[Scope, Drawn | None] = LRUCache(SCOPES)
+        self._drawn[()] = None
+
+    def of(self, image_tower: str, scope: Scope) -> Drawn | None:
+        """Return what was drawn of the buckets of a scope.
+
+        None if nothing was yet; the next `refresh` will.
+        """
+        key = tuple(sorted(scope))
+        with self._lock:
+            drawn = self._drawn.get(key)
+            if drawn is None:
+                self._drawn[key] = None
+                return None
+        return drawn if drawn.image_tower == image_tower else None
+
+    def refresh(self, image_tower: str) -> None:
+        """Draw for each scope that was asked for, unless what was drawn is still good.
+
+        If the index cannot be read the old ones stay, and the log says why.
+        """
+        with self._lock:
+            wanted = [
+                scope
+                for scope, drawn in self._drawn.items()
+                if drawn is None
+                or drawn.image_tower != image_tower
+                or time.monotonic() >= drawn.until
+            ]
+        for scope in wanted:
+            try:
+                background = Background.of(self._vectors.sample(image_tower, SAMPLED, scope))
+            except CraError as error:
+                _log.warning("the index was not sampled", problem=error.message)
+                return
+            # While there are too few images the next look may find that there no longer are.
+            until = time.monotonic() + (LASTS if background else 0.0)
+            with self._lock:
+                self._drawn[scope] = Drawn(image_tower, background, until)

@@ -1,0 +1,1 @@
+"""What each feature of search brings, measured with it on against off."""
