@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-BOUND: Final = 0.97
+BOUND: Final = 0.96
 """Cosine from which on two images count as one picture. `make quality` shows which copies
 lie above it, and which other pictures."""
 

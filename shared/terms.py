@@ -17,9 +17,9 @@ from cra.shared.domain import Vector
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.model.text import MAX_CHARACTERS, NORMALIZERS
 
-MAX_VARIANTS: Final = 3
+MAX_VARIANTS: Final = 2
 """Texts that are encoded beside one that holds a term."""
-TEXT_WEIGHT: Final = 0.5
+TEXT_WEIGHT: Final = 0.7
 """Share of the text as it was written in the mean; its variants have the rest together.
 `make quality` shows what other shares and numbers of variants bring."""
 

@@ -68,6 +68,7 @@ def main() -> None:
         rows=rows,
         grid=expansion.grid(world),
         areas=relevance.areas(world),
+        rates=relevance.rates(world),
         fitted=relevance.fit(world),
         scales=relevance.scales(world),
         bounds=duplicates.bounds(world),

@@ -10,7 +10,7 @@ from cra.services.training.evaluation.exact import Vectors
 from cra.services.training.quality.world import SPEECHES, Query, Row, World
 from cra.shared import terms
 
-WEIGHTS: Final = (0.25, 0.5, 0.75)
+WEIGHTS: Final = (0.25, 0.5, 0.7, 0.8)
 COUNTS: Final = (1, 2, 3)
 
 

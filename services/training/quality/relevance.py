@@ -14,10 +14,12 @@ from cra.services.training.buildings.attributes import SLOTS, phrases
 from cra.services.training.evaluation.exact import Vectors
 from cra.services.training.evaluation.intervals import Estimate
 from cra.services.training.quality.world import K, Row, World
-from cra.shared.relevance import Background
+from cra.shared.relevance import LEAST, Background
 
 SAMPLED: Final = 1000
 OF_EACH_KIND: Final = 500
+PASSED: Final = 0.01
+"""Share of the wrong images above the threshold of `rates`."""
 FEATURE: Final = "one threshold: relevance for score"
 _THERE: Final = (
     "professional captions",
@@ -110,6 +112,42 @@ def _areas_of(hits: Sequence[Hits]) -> tuple[Estimate, Estimate, Estimate]:
     return _estimate(off_b), _estimate(on_b), _estimate(on_b - off_b)
 
 
+def rates(world: World) -> list[tuple[str, float, float]]:
+    """Return how much of what is wrong stands above one threshold: of the score, of the relevance.
+
+    Each threshold lets through 1 % of the wrong images, in the mean of the kinds. Images that the
+    background was made of do not count.
+
+    Returns:
+        a share for each kind of queries, then its standard deviation over all queries and the
+        share that a tenth of the queries exceeds.
+    """
+    order = np.random.default_rng(1).permutation(len(world.images_nd))
+    drawn = max(LEAST, min(SAMPLED, len(order) // 2))
+    background, rest = _background(world.images_nd[order[:drawn]]), order[drawn:]
+    kinds = list(_kinds(world))
+    columns = []
+    for relative in (False, True):
+        figures, wrong = [], []
+        for kind in kinds:
+            scores_qn = (kind.queries_qd @ world.images_nd[rest].T).astype(np.float64)
+            figures.append(_deviations(background, kind, scores_qn) if relative else scores_qn)
+            wrong.append(~(kind.right_qn | kind.left_out_qn)[:, rest])
+        pairs = list(zip(figures, wrong, strict=True))
+        all_p = np.concatenate([figure[is_wrong] for figure, is_wrong in pairs])
+        weights_p = np.concatenate([np.full(one.sum(), 1 / one.sum()) for one in wrong])
+        falling = np.argsort(-all_p, kind="stable")
+        passed_p = np.cumsum(weights_p[falling]) / len(kinds)
+        bound = all_p[falling][np.searchsorted(passed_p, PASSED)]
+        shares = [((f >= bound) & w).sum(axis=1) / w.sum(axis=1).clip(1) for f, w in pairs]
+        over_q = np.concatenate(shares)
+        spread = [float(over_q.std()), float(np.quantile(over_q, 0.9))]
+        columns.append([float(share.mean()) for share in shares] + spread)
+    names = [kind.name for kind in kinds]
+    names += ["standard deviation over all queries", "exceeded by a tenth of the queries"]
+    return list(zip(names, *columns, strict=True))
+
+
 def fit(world: World) -> tuple[float, float]:
     """Return middle and width of the logistic curve that tells right hits from wrong ones best."""
     hits = [_hits(world, kind) for kind in _kinds(world)]
@@ -192,20 +230,32 @@ def _words(world: World) -> Iterator[tuple[int, str, tuple[str, ...]]]:
 
 def _hits(world: World, kind: Kind) -> Hits:
     sample = np.random.default_rng(1).permutation(len(world.images_nd))[:SAMPLED]
-    background = Background.of(world.images_nd[sample])
-    if background is None:
-        raise ValueError(f"{len(sample)} pictures are too few")
+    background = _background(world.images_nd[sample])
     scores_qn = (kind.queries_qd @ world.images_nd.T).astype(np.float64)
     scores_qn[kind.left_out_qn] = -np.inf
     best_qh = np.argsort(-scores_qn, axis=1, kind="stable")[:, :K]
     score_qh = np.take_along_axis(scores_qn, best_qh, axis=1)
-    deviations_qh = np.empty_like(score_qh)
+    deviations_qh = _deviations(background, kind, score_qh)
+    return Hits(score_qh, deviations_qh, np.take_along_axis(kind.right_qn, best_qh, axis=1))
+
+
+def _background(images_nd: Vectors) -> Background:
+    background = Background.of(images_nd)
+    if background is None:
+        raise ValueError(f"{len(images_nd)} pictures are too few")
+    return background
+
+
+def _deviations(
+    background: Background, kind: Kind, scores_qh: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    found_qh = np.empty_like(scores_qh)
     for row, query in enumerate(kind.queries_qd):
         scale = background.scale(query)
         if scale is None:
             raise ValueError("a query gives every picture the same score")
-        deviations_qh[row] = (score_qh[row] - scale.mean) / scale.deviation
-    return Hits(score_qh, deviations_qh, np.take_along_axis(kind.right_qn, best_qh, axis=1))
+        found_qh[row] = (scores_qh[row] - scale.mean) / scale.deviation
+    return found_qh
 
 
 def _fields(hits: Hits) -> tuple[npt.NDArray[np.generic], ...]:

@@ -27,6 +27,8 @@ class Page:
     """R@20 of expansion: queries, tower, setting, share."""
     areas: Sequence[tuple[str, Estimate, Estimate, Estimate]]
     """Of mixtures of queries: under the curve of score and of relevance, and their difference."""
+    rates: Sequence[tuple[str, float, float]]
+    """Per kind of queries: share of wrong images above one threshold of score, of relevance."""
     fitted: tuple[float, float]
     """Middle and width of the curve that fits best."""
     scales: Sequence[tuple[str, float, float, float]]
@@ -78,6 +80,11 @@ is the best one for the mixture, chosen on one half of the buildings and measure
 is per query, 1 where nothing is right and nothing is above the threshold.
 
 {_rows(page.rows, "one threshold: relevance for score")}
+
+What relevance is for: that one threshold lets through as much of what is wrong for every query.
+Per cent of the wrong images above the threshold that lets 1 % through in the mean of the kinds:
+
+{table(("queries", "score", "relevance"), _rates(page.rates))}
 
 Area under the curve, how often a right hit of any query stands above a wrong one of any other:
 
@@ -149,6 +156,10 @@ def _grid(grid: Sequence[tuple[str, str, str, float]]) -> str:
         lines.setdefault((queries, tower), {})[setting] = f"{100 * share:.1f}"
     rows = [[*key, *(line[setting] for setting in settings)] for key, line in lines.items()]
     return table(("terms", "tower", *settings), rows)
+
+
+def _rates(rates: Sequence[tuple[str, float, float]]) -> list[list[str]]:
+    return [[name, f"{100 * off:.2f}", f"{100 * on:.2f}"] for name, off, on in rates]
 
 
 def _scales(scales: Sequence[tuple[str, float, float, float]]) -> list[list[str]]:

@@ -406,7 +406,7 @@ class Hit(_message.Message):
     """A signed URL, if asked for; valid for a limited time."""
     relevance: _builtins.float
     """How far the score stands above what this query gives to images at random, 0 to 1: a half at
-    three standard deviations above their mean. Unlike the score it means the same for every query,
+    four standard deviations above their mean. Unlike the score it means the same for every query,
     text or picture. At random is a fixed part of the images that the key may see. Not set while
     those are under 50, nor in the first two seconds after a key with a scope has searched for the
     first time or the image tower was changed.
