@@ -4,6 +4,7 @@ The fields are those of the contract's descriptors: one that is added and has no
 """
 
 import contextlib
+import dataclasses
 import math
 import uuid
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
+import numpy as np
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.internal import encoder as wire
@@ -34,6 +36,7 @@ from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.client import SearchClient
 from cra.shared.domain import ImageRecord, IndexedImage, ObjectRef, SearchFilter, Version
 from cra.shared.errors import InvalidArgumentError, ResourceExhaustedError
+from cra.shared.relevance import LEAST
 from cra.shared.server import Server
 from cra.shared.settings import Settings
 from tests import embedding as fake_embedding
@@ -250,6 +253,15 @@ SEARCH: Final[dict[str, Cases]] = {
     ),
     "include_url": Cases([_search(include_url=one) for one in (False, True)]),
     "include_query_images": Cases([_search(include_query_images=one) for one in (False, True)]),
+    "min_relevance": Cases(
+        [_search(min_relevance=one) for one in (0, 0.5, 1)],
+        [
+            Bad(_search(min_relevance=one), "min_relevance: is ")
+            for one in (-0.001, 1.001, math.nan, math.inf)
+        ],
+    ),
+    "fold_duplicates": Cases([_search(fold_duplicates=one) for one in (False, True)]),
+    "expand": Cases([_search(expand=one) for one in (False, True)]),
 }
 
 _ids = [f"images/{n}.png" for n in range(1001)]
@@ -515,15 +527,27 @@ def served(milvus_lite: str, s3: Settings, redis_url: str) -> Iterator[Servers]:
         vectors.ensure_collection(tower.fingerprint, tower.dimension)
         vector = vector_of(fake_embedding.prepare_red())
         record = ImageRecord(ObjectRef.parse(ID), Version("e", 1), "0" * 16, {}, 64, 48, 1000.0)
-        vectors.upsert(tower.fingerprint, [IndexedImage(record, vector)])
+        others = np.random.default_rng(0).standard_normal((LEAST, tower.dimension))
+        images = [IndexedImage(record, vector)]
+        for number, other in enumerate(others):  # so many that there is a relevance
+            ref = ObjectRef("others", f"{number}.png")
+            unit = (other / np.linalg.norm(other)).astype(np.float32)
+            images.append(IndexedImage(dataclasses.replace(record, ref=ref), unit))
+        vectors.upsert(tower.fingerprint, images)
         wait_until(
-            lambda: bool(vectors.search(tower.fingerprint, vector, 9, SearchFilter())),
-            "it is there",
+            lambda: (
+                len(vectors.search(tower.fingerprint, vector, 99, SearchFilter())) == len(images)
+            ),
+            "they are there",
         )
         engine = SearchEngine(model, vectors, objects, PageTokens("key"), QueryCache(0))
+        engine.check()
         gateway = SearchServicer(engine, 16)
         stack.callback(gateway.close)
-        reconciler = Reconciler(objects, vectors, model, ledger, ("images",), 0.1, lambda: None)
+        # Of a tower of its own: it would find that the images above have no objects.
+        empty = ColourEncoder(uuid.uuid4().hex[:16])
+        vectors.ensure_collection(empty.fingerprint, tower.dimension)
+        reconciler = Reconciler(objects, vectors, empty, ledger, ("images",), 0.1, lambda: None)
         line = IngestServicer(ledger, reconciler, ("images",), lambda: None)
         towers = stack.enter_context(fake_embedding.running(max_queue=256))
         services = {
