@@ -13,6 +13,7 @@ from cra.services.training.miniature.report import table
 from cra.services.training.quality.duplicates import BOUNDS, PICTURES
 from cra.services.training.quality.world import Row
 from cra.shared import duplicates, relevance, terms
+from cra.shared.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ weights were trained with none.
 
 A text that holds a term is encoded with its other names as well (at most {terms.MAX_VARIANTS}
 variants), and the mean is searched for, in which the text as it was written has a share of
-{terms.TEXT_WEIGHT:g}.
+{terms.TEXT_WEIGHT:g}. Where neither a search nor `CRA_EXPAND_QUERIES` says, it is {_default()}:
+on would take that no kind of queries below loses by it, at a p of under 0.05.
 
 {_rows(page.rows, "query expansion")}
 
@@ -141,6 +143,10 @@ Measured on {datetime.date.today().isoformat()} in {page.minutes:.1f} minutes.
 def figures(page: Page) -> str:
     """Return all figures as JSON."""
     return json.dumps(dataclasses.asdict(page), ensure_ascii=False, indent=1) + "\n"
+
+
+def _default() -> str:
+    return "on" if Settings.model_fields["expand_queries"].default else "off"
 
 
 def _rows(rows: Iterable[Row], *features: str) -> str:
