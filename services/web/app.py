@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI, Request
+from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 
@@ -65,6 +66,8 @@ def create_app(settings: Settings, backends: Backends) -> FastAPI:
         redoc_url=None,
     )
     add_errors(app)
+    # The outermost comes last.
+    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)
     app.add_middleware(Edge)
     app.include_router(create_api(settings, backends, links))
 

@@ -1,8 +1,7 @@
 """HTTP's edge: errors as JSON, headers of every answer, limits, and callers that hang up."""
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -139,14 +138,9 @@ async def while_it_waits(request: Request, work: Coroutine[Any, Any, T]) -> T:
             return task.result()
         raise ClientDisconnect
     finally:
-        for one in (task, gone):
-            one.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await _ended(one)
-
-
-async def _ended(one: Awaitable[Any]) -> None:
-    await asyncio.wait({asyncio.ensure_future(one)})
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
 
 
 async def _hangs_up(request: Request) -> None:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from tests.bench import gpu, ingest, lit, memory, milvus, report, search, start, text
+from tests.bench import gpu, ingest, lit, memory, milvus, page, report, search, start, text
 from tests.bench.measure import machine
 from tests.commands import add_names
 
@@ -14,6 +14,7 @@ BENCHMARKS: Final = {
     "text": text.run,
     "gpu": gpu.run,
     "start": start.run,
+    "page": page.run,
     "search": search.run,
     "ingest": ingest.run,
     "lit": lit.run,

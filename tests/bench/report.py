@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 TITLES: Final = {
     "text": "A query encoded",
     "search": "Search over gRPC",
+    "page": "The search page, in Chromium",
     "ingest": "Images dropped into the bucket",
     "milvus": "Milvus by size",
     "memory": "Memory",

@@ -12,28 +12,15 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from cra.services.training.buildings.attributes import BUILDING
 from cra.services.training.buildings.dataset import Picture, read_dataset, write_dataset
-from cra.shared.adapters.release_store import S3ReleaseStore
 from tests.browser import PHONE, View, browser
-from tests.servers import ROOT, wait_until
-from tests.stack import Stack, local_stack
+from tests.gallery import gallery
+from tests.servers import wait_until
+from tests.stack import Stack
 
 pytestmark = pytest.mark.slow
 
 COUNT = 360
-MODELS = ROOT / "deploy" / "models"
-
-
-def metadata_of(picture: Picture) -> dict[str, str]:
-    """Return a caption, and what shows of roof and wall in words."""
-    found = {"caption": picture.plain[0] if picture.plain else ""}
-    for slot in ("roof", "wall"):
-        for fact in picture.facts:
-            name, _, value = fact.partition("=")
-            if name == slot and BUILDING[slot].values[value].professional:
-                found[slot] = BUILDING[slot].values[value].professional[0]
-    return {name: value for name, value in found.items() if value}
 
 
 class World:
@@ -58,22 +45,8 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Pictures in two folders, indexed, and the release that ships beside the base."""
     folder = tmp_path_factory.mktemp("page")
-    with browser() as running:
-        write_dataset(folder / "pictures", "test", COUNT, workers=2)
-        found = read_dataset(folder / "pictures")
-        with local_stack(folder / "data", MODELS / "miniature", "lite") as stack:
-            (release,) = [one for one in (MODELS / "releases").iterdir() if one.is_dir()]
-            S3ReleaseStore(stack.settings).publish(release)
-            pictures = {
-                f"{'庭院' if number % 3 else '街景'}/{one.file.name}": one
-                for number, one in enumerate(found)
-            }
-            for key, one in pictures.items():
-                stack.put(key, one.file.read_bytes(), metadata_of(one))
-            wait_until(
-                lambda: stack.settled() and stack.status().indexed == COUNT, "all are indexed", 180
-            )
-            yield World(stack, pictures, running)
+    with browser() as running, gallery(folder, "lite", COUNT) as (stack, pictures):
+        yield World(stack, pictures, running)
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from PIL import Image
 
 from cra.services.web import facets
 from cra.services.web.links import Links
-from cra.services.web.thumbnails import BOXES, Thumbnails, render
+from cra.services.web.thumbnails import BOXES, Thumbnails
 from cra.services.web.uploads import MAX_FOLDER, MAX_NAME, key_of
 from cra.shared.domain import ObjectDetails, ObjectRef, Version
 from cra.shared.errors import FailedPreconditionError, NotFoundError
+from cra.shared.thumbnails import render
 from tests.photos import photograph
 from tests.pictures import FILES, colourful, encode
 

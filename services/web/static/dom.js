@@ -44,8 +44,9 @@ export function openDialog(dialog, closed) {
       if (event.target === dialog) dialog.close();
     });
   }
+  if (dialog.open) return;
   dialog.addEventListener("close", () => closed?.(), { once: true });
-  if (!dialog.open) dialog.showModal();
+  dialog.showModal();
 }
 
 /** The name of a file without its folders. */

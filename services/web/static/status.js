@@ -12,6 +12,7 @@ export function createStatus(limits) {
   const counts = h("div", { class: "counts" });
   const problems = h("div", { class: "problems", role: "status" });
   const failed = h("section", { class: "failures" });
+  const said = h("p", { class: "said", role: "status" });
   const towers = h("section", { class: "towers" });
   let timer = 0;
   let shown = "";
@@ -106,7 +107,6 @@ export function createStatus(limits) {
       more.hidden = !token;
       more.onclick = async () => add(await api.failures(token));
     };
-    const said = h("p", { class: "said", role: "status" });
     const more = h("button", { type: "button", hidden: true }, t("more"));
     failed.replaceChildren(
       h("header", {}, h("h3", {}, t("failures")),
@@ -119,6 +119,7 @@ export function createStatus(limits) {
 
   function open() {
     shown = "";
+    said.textContent = "";
     if (!limits.changes) failed.replaceChildren(h("p", { class: "muted" }, t("read-only")));
     dialog.replaceChildren(
       h("header", {}, h("h2", { id: "status-title" }, t("status-title")),

@@ -10,6 +10,7 @@ export function createViewer(actions) {
   const dialog = $("viewer");
   let wall = null;
   let hit = null;
+  let leaving = false;
 
   function step(by) {
     const place = wall.hits.indexOf(hit) + by;
@@ -18,6 +19,7 @@ export function createViewer(actions) {
   }
 
   function act(action) {
+    leaving = true;
     dialog.close();
     action();
   }
@@ -56,6 +58,10 @@ export function createViewer(actions) {
           ...row(t("indexed_at"), when(hit.ingested_at)))),
     );
     openDialog(dialog, () => {
+      if (leaving) {
+        leaving = false;
+        return;
+      }
       const tile = wall.tiles.find((one) => one.parentElement.hit === hit);
       tile?.focus();
     });

@@ -44,7 +44,9 @@ export class Wall {
     this.list.replaceChildren();
     this.hits = [];
     this.add(page);
-    if (!page.hits.length) this.say(...(await this.actions.empty()));
+    if (page.hits.length) return;
+    const words = await this.actions.empty();
+    if (!this.loading) this.say(...words);
   }
 
   async more() {
