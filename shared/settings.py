@@ -180,6 +180,11 @@ class Settings(EnvironmentSettings):
         description="people may put pictures into the first of `CRA_BUCKETS` by the search page, "
         "see what cannot be indexed, and have it tried again",
     )
+    web_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="host names that the search page answers to beside loopback's, separated by "
+        "commas; empty: any, but none where `CRA_HOST` is loopback",
+    )
     web_key: SecretStr = Field(
         SecretStr(""),
         description="key that signs the search page's addresses of pictures, the same on all its "
@@ -343,7 +348,7 @@ class Settings(EnvironmentSettings):
         "INFO", description="least severity that is logged"
     )
 
-    @field_validator("buckets", mode="before")
+    @field_validator("buckets", "web_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

@@ -17,7 +17,7 @@ from fastapi.staticfiles import StaticFiles
 
 from cra.services.web.api import create_api
 from cra.services.web.backends import Backends
-from cra.services.web.http import Edge, add_errors
+from cra.services.web.http import LOOPBACK, Edge, add_errors
 from cra.services.web.links import Links
 from cra.services.web.thumbnails import BOXES, Thumbnails
 from cra.shared.errors import CraError, NotFoundError
@@ -68,7 +68,8 @@ def create_app(settings: Settings, backends: Backends) -> FastAPI:
     add_errors(app)
     # The outermost comes last.
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)
-    app.add_middleware(Edge)
+    hosts = settings.web_hosts or (() if settings.host in LOOPBACK else None)
+    app.add_middleware(Edge, hosts=hosts)
     app.include_router(create_api(settings, backends, links))
 
     @app.get("/pictures/{kind}/{token}", include_in_schema=False)

@@ -1,6 +1,7 @@
 """HTTP's edge: errors as JSON, headers of every answer, limits, and callers that hang up."""
 
 import asyncio
+import urllib.parse
 from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -26,6 +27,8 @@ TOO_MUCH: Final = f"a request has at most {MAX_BODY} bytes"
 OWN_HEADER: Final = "x-cra-request"
 """Calls that change something need it. A page of another origin cannot send it: a browser would ask
 first, and nothing here says yes."""
+
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 HUNG_UP: Final = 499
 """What is noted of an answer that nobody waits for."""
@@ -75,10 +78,16 @@ class Edge:
 
     The body of a request is bounded while it streams, whatever it says of its length; uploads have
     a limit of their own.
+
+    Args:
+        app: what is wrapped.
+        hosts: names that are answered to, beside loopback's; None: any. A page elsewhere whose
+            name is made to mean this machine has another, and would else be of one origin with us.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...] | None) -> None:
         self._app = app
+        self._hosts = None if hosts is None else {*LOOPBACK, *(one.lower() for one in hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -107,7 +116,12 @@ class Edge:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            size = Headers(scope=scope).get("content-length", "")
+            given = Headers(scope=scope)
+            if self._hosts is not None and _host(given.get("host", "")) not in self._hosts:
+                refusal = _answer(403, "PERMISSION_DENIED", "this host is not in CRA_WEB_HOSTS")
+                await refusal(scope, receive, extended)
+                return
+            size = given.get("content-length", "")
             if left is not None and size.isdigit() and int(size) > MAX_BODY:
                 refusal = _answer(
                     413, "INVALID_ARGUMENT", f"a request has at most {MAX_BODY} bytes"
@@ -115,6 +129,13 @@ class Edge:
                 await refusal(scope, receive, extended)
                 return
             await self._app(scope, bounded, extended)
+
+
+def _host(header: str) -> str:
+    try:
+        return urllib.parse.urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def check_own(request: Request) -> None:

@@ -285,6 +285,16 @@ def test_a_page_elsewhere_cannot_change_anything(page: Page, headers: dict[str, 
     assert "access-control-allow-origin" not in preflight.headers
 
 
+def test_only_its_own_names_are_answered_to(page: Page) -> None:
+    """On loopback, a name elsewhere that was made to mean this machine gets nothing.
+
+    Break: leave `hosts` out of the middleware.
+    """
+    assert page.client.get("/", headers={"Host": "elsewhere.test"}).status_code == 403
+    assert page.client.get("/", headers={"Host": "["}).status_code == 403
+    assert page.client.get("/", headers={"Host": "localhost:1"}).status_code == 200
+
+
 def test_a_page_that_only_searches_takes_and_tells_nothing(
     s3: Settings, milvus_lite: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
