@@ -105,7 +105,7 @@ export function createStatus(limits) {
         rows.append(row);
       }
       more.hidden = !token;
-      more.onclick = async () => add(await api.failures(token));
+      more.onclick = () => api.failures(token).then(add, complain);
     };
     const more = h("button", { type: "button", hidden: true }, t("more"));
     failed.replaceChildren(
