@@ -156,7 +156,7 @@ def test_what_failed_is_shown_and_tried_again(view: View, world: World) -> None:
     view.open()
     view.page.get_by_role("button", name="状态").click()
     row = view.page.locator(".failures li", has_text="坏/文字.jpg")
-    row.get_by_text("not_an_image").wait_for()
+    row.get_by_text("这不是能认出的图片格式").wait_for()
     view.shoot("07-status")
     view.check()
     with view.page.expect_response("**/api/failures/retry") as answered:
@@ -270,7 +270,7 @@ def test_nothing_found_says_what_to_do(view: View) -> None:
     view.page.get_by_text("去掉几个筛选再看看").wait_for()
     view.shoot("11-empty")
     view.check()
-    view.page.get_by_role("button", name="去掉全部筛选").click()
+    view.page.locator(".state").get_by_role("button", name="去掉全部筛选").click()
     view.page.wait_for_function("() => document.querySelectorAll('.tile').length > 10")
 
 

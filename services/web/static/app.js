@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { $, h } from "./dom.js";
 import { createFacets } from "./facets.js";
 import { createQuery, readPicture } from "./query.js";
-import { asks, fromAddress, isFiltered, toAddress, toRequest } from "./state.js";
+import { asks, clearFilters, fromAddress, isFiltered, toAddress, toRequest } from "./state.js";
 import { createStatus } from "./status.js";
 import { createUpload } from "./upload.js";
 import { createViewer } from "./viewer.js";
@@ -21,7 +21,7 @@ let walls = [];
 let towers = [];
 
 const limits = { changes: false, max_object_bytes: 0, max_query_image_bytes: 0, bucket: "" };
-const actions = { open: (hit, wall) => viewer.show(hit, wall), like, empty, answered };
+const actions = { open: (hit, wall) => viewer.show(hit, wall), like, empty, answered, failed };
 const viewer = createViewer({
   like,
   term: (hit, weight) => change((draft) => draft.terms.push({ weight, image_id: hit.image_id })),
@@ -104,10 +104,17 @@ function summarise() {
   }
 }
 
+function failed() {
+  $("summary").textContent = "";
+}
+
 /** What to say when there are no hits. */
 async function empty() {
   $("summary").textContent = "";
-  if (isFiltered(state)) return [t("no-hits"), t("no-hits-filtered")];
+  if (isFiltered(state)) {
+    const clear = h("button", { type: "button", class: "main", onclick: () => change(clearFilters) }, t("clear-filters"));
+    return [t("no-hits"), t("no-hits-filtered"), clear];
+  }
   const known = await api.status().catch(() => null);
   if (known && known.objects === 0) return [t("no-images"), t("no-images-advice")];
   return [t("no-hits")];
@@ -142,7 +149,7 @@ const nameOf = (release) => {
   const found = towers.find((one) => (release ? one.name === release : one.active));
   if (!found) return release;
   const marks = [found.active ? t("active") : "", found.base ? t("base") : ""].filter(Boolean);
-  return marks.length ? `${found.name} (${marks.join("、")})` : found.name;
+  return marks.length ? `${found.name} (${marks.join(t("and"))})` : found.name;
 };
 
 function drawReleases() {

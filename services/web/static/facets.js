@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { $, h } from "./dom.js";
-import { isFiltered } from "./state.js";
+import { clearFilters, isFiltered } from "./state.js";
 import { t } from "./words.js";
 
 /**
@@ -64,13 +64,11 @@ export function createFacets(change) {
       return;
     }
     const open = matchMedia("(min-width: 56rem)").matches || root.querySelector(".all")?.open;
-    const clear = h("button", { type: "button", class: "clear", onclick: () => change((draft) => {
-      Object.assign(draft, { metadata: {}, folder: "", bucket: "" });
-    }) }, t("clear-filters"));
+    const clear = h("button", { type: "button", class: "clear", onclick: () => change(clearFilters) }, t("clear-filters"));
     root.replaceChildren(
       h("details", { class: "all", open }, h("summary", {}, t("filters")),
         isFiltered(state) ? clear : null, ...groups,
-        h("p", { class: "muted" }, t("of-first", { count: found.hits }))));
+        found.hits ? h("p", { class: "muted" }, t("of-first", { count: found.hits })) : null));
   }
 
   /** Count anew for a search. */

@@ -57,6 +57,8 @@ export function toAddress(state) {
 export const asks = (state, picture) =>
   Boolean(state.text.trim() || state.like || picture || state.terms.length);
 
+export const clearFilters = (state) => Object.assign(state, { metadata: {}, folder: "", bucket: "" });
+
 export const isFiltered = (state) =>
   Boolean(state.folder || state.bucket || Object.keys(state.metadata).length);
 

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { $, bytes, h, icon, ICONS, openDialog } from "./dom.js";
-import { explain, t } from "./words.js";
+import { explain, reasonOf, t } from "./words.js";
 
 const AT_ONCE = 3;
 /** Milliseconds between two looks at an upload that is not yet indexed, and after which it is slow. */
@@ -97,7 +97,7 @@ export function createUpload(limits, actions) {
           return;
         }
         if (state.state === "failed") {
-          row.fail(`${t("upload-failed")}${state.message || state.reason}`);
+          row.fail(`${t("upload-failed")}${reasonOf(state)}`);
           return;
         }
       } catch (error) {
@@ -110,11 +110,12 @@ export function createUpload(limits, actions) {
 
   function createRow(file) {
     const picture = h("img", { alt: "", src: URL.createObjectURL(file) });
-    picture.addEventListener("error", () => picture.classList.add("broken"));
+    const frame = h("span", { class: "frame" }, picture);
+    picture.addEventListener("error", () => picture.replaceWith(icon(ICONS.picture)));
     const bar = h("progress", { max: "1", value: "0", "aria-label": file.name });
     const said = h("span", { class: "said" }, t("upload-wait"));
     const actionsOf = h("span", { class: "do" });
-    const root = h("li", {}, picture,
+    const root = h("li", {}, frame,
       h("div", {}, h("b", { title: file.name }, file.name), bar, said), actionsOf);
     return {
       root,
@@ -127,7 +128,8 @@ export function createUpload(limits, actions) {
       done(hit) {
         root.classList.add("done");
         said.textContent = t("upload-indexed");
-        picture.src = hit.thumbnail;
+        picture.src = hit.thumbnail; // Formats such as HEIC show only now.
+        frame.replaceChildren(picture);
         actionsOf.append(h("button", { type: "button", onclick: () => { dialog.close(); actions.like(hit); } }, t("upload-find")));
       },
     };

@@ -14,17 +14,18 @@ const RATIOS = [0.45, 3.2];
 
 export class Wall {
   /**
-   * @param actions open(hit, wall), like(hit), empty(): elements for no hits,
-   *   answered(wall, page, milliseconds)
+   * @param actions open(hit, wall), like(hit), empty(): what to say for no hits,
+   *   answered(wall, page, milliseconds), failed()
    */
   constructor(actions) {
     this.actions = actions;
     this.hits = [];
     this.list = h("ul", { class: "wall" });
+    this.notice = h("div", { class: "notice", role: "status" }); // Above pictures that may be old.
     this.state = h("div", { class: "state", role: "status" });
     this.heading = h("h2", { hidden: true });
     this.end = h("div", { class: "end" });
-    this.root = h("div", { class: "column" }, this.heading, this.list, this.state, this.end);
+    this.root = h("div", { class: "column" }, this.heading, this.notice, this.list, this.state, this.end);
     this.observer = new IntersectionObserver(
       (entries) => entries.some((entry) => entry.isIntersecting) && this.more(),
       { rootMargin: "900px 0px" },
@@ -62,7 +63,8 @@ export class Wall {
     this.control = control;
     this.loading = true;
     this.root.setAttribute("aria-busy", "true");
-    const slow = setTimeout(() => this.say(t("slow"), t("slow-advice")), SLOW);
+    const slow = setTimeout(() => this.notice.replaceChildren(
+      h("p", {}, h("b", {}, t("slow"))), h("p", {}, t("slow-advice"))), SLOW);
     const began = performance.now();
     try {
       const page = await api.search({ ...this.body, top_k: PAGE, page_token: token }, control.signal);
@@ -76,6 +78,7 @@ export class Wall {
       return null;
     } finally {
       clearTimeout(slow);
+      this.notice.replaceChildren();
       if (this.control === control) {
         this.loading = false;
         this.root.removeAttribute("aria-busy");
@@ -173,7 +176,7 @@ export class Wall {
       const moved = rank === undefined ? null : rank - tile.hit.rank;
       const [text, label] =
         moved === null
-          ? ["●", t("only-here")]
+          ? [t("only-here"), t("only-here")]
           : moved === 0
             ? ["＝", t("same-rank")]
             : moved > 0
@@ -214,7 +217,7 @@ export class Wall {
     const again = () => (token ? this.more() : this.show(this.body));
     const button = h("button", { type: "button", class: "main", onclick: again }, icon(ICONS.retry), t("retry"));
     this.say(what, advice, detail ? h("p", { class: "detail" }, detail) : "", button);
-    this.actions.failed?.(this, error);
+    this.actions.failed();
     if (!PASSING.has(error.code)) return;
     let seconds = Math.max(3, Math.ceil(error.retryAfter ?? 0));
     const left = h("span", { class: "muted", "aria-hidden": "true" });

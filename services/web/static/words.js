@@ -30,15 +30,23 @@ const ZH = {
   "upload-indexed": "已收录", "upload-failed": "没能收录：", "upload-refused": "没能上传：",
   "upload-too-large": "太大了：{size}，每张不超过 {most}", "upload-find": "找相似的",
   "upload-slow": "收录比平时慢。可以关掉这里，图片不会丢；“状态”里能看到排队多少。",
-  "status-title": "收录状态", objects: "图库里", indexed: "已收录", waiting: "排队中", failed: "失败",
+  and: "、", "status-title": "收录状态", objects: "图库里", indexed: "已收录", waiting: "排队中", failed: "失败",
   unaccounted: "待核对", unknown: "不知道", rate: "速度", "rate-of": "每秒 {count} 张",
   reconciled: "上次核对", never: "还没有", "as-of": "统计于", down: "没有应答：",
   stopped: "核对停下了：", releases: "文本塔版本", tower: "图像塔", failures: "没能收录的",
   "no-failures": "没有失败的图片。", "retry-all": "全部再试", retried: "{count} 张重新排队了",
   attempts: "试过 {count} 次", more: "更多", loaded: "可用", loading: "正在载入", unloaded: "未载入",
   refused: "被拒绝", "read-only": "这个页面只用来检索，不显示失败的图片。",
-  examples: ["红色木房子，屋角高高翘起", "庑殿顶、朱漆木构的殿宇", "有圆顶的白房子", "马头墙，布瓦",
+  examples: ["红色木房子", "庑殿顶、朱漆木构的殿宇", "有圆顶的白房子", "马头墙，布瓦",
     "玻璃幕墙", "哥特尖塔，玫瑰窗"],
+  reasons: {
+    empty: "文件是空的。", not_an_image: "这不是能认出的图片格式。", truncated: "图片不完整，后面的部分缺了。",
+    corrupt: "图片已损坏。", unsupported: "这种图片格式的写法不支持。", too_many_pixels: "像素太多。",
+    too_long: "边太长。", too_many_parts: "图片里的分块太多。", too_many_bytes: "文件太大。",
+    too_much_metadata: "元数据太多。",
+    bad_key: "对象的名字不能用。", no_number: "编码后不是有效的数。",
+    worker_lost: "处理它时进程几次中断，已经放弃。", gave_up: "试了多次都没成，已经放弃。",
+  },
   errors: {
     OFFLINE: ["连不上服务。", "看看网络，或者服务是不是停了：在服务器上用 make status。"],
     UNAVAILABLE: ["检索服务暂时没有应答。", "多半是正在启动或换版本，一会儿就好。"],
@@ -91,7 +99,7 @@ const EN = {
   "upload-refused": "Could not be sent: ", "upload-too-large": "Too large: {size}; at most {most} each",
   "upload-find": "Find alike",
   "upload-slow": "This takes longer than usual. You may close this, nothing is lost; the status shows the line.",
-  "status-title": "How far the index is", objects: "Pictures", indexed: "Indexed", waiting: "In line",
+  and: ", ", "status-title": "How far the index is", objects: "Pictures", indexed: "Indexed", waiting: "In line",
   failed: "Failed", unaccounted: "Unaccounted", unknown: "unknown", rate: "Rate",
   "rate-of": "{count} a second", reconciled: "Last reconcile", never: "never", "as-of": "Counted",
   down: "Does not answer: ", stopped: "The reconcile stopped: ", releases: "Text towers",
@@ -99,7 +107,7 @@ const EN = {
   "retry-all": "Try all again", retried: "{count} back in line", attempts: "tried {count} times",
   more: "More", loaded: "answers", loading: "being loaded", unloaded: "not loaded", refused: "refused",
   "read-only": "This page only searches, and does not list what has failed.",
-  examples: ["红色木房子，屋角高高翘起", "庑殿顶、朱漆木构的殿宇", "有圆顶的白房子", "马头墙，布瓦",
+  examples: ["红色木房子", "庑殿顶、朱漆木构的殿宇", "有圆顶的白房子", "马头墙，布瓦",
     "玻璃幕墙", "哥特尖塔，玫瑰窗"],
   errors: {
     OFFLINE: ["The service cannot be reached.", "Check the network, or whether it runs: make status on the server."],
@@ -148,6 +156,16 @@ export function explain(error) {
   const [what, advice] = t("errors")[error.code] ?? t("errors").INTERNAL;
   return { what, advice, detail: error.message };
 }
+
+/** Return why an image was not indexed; in English the service's own words say most. */
+export function reasonOf({ reason, message }) {
+  const known = words.reasons?.[reason];
+  const exact = EXACT.has(reason) ? message : "";
+  return known ? known + exact : message || reason;
+}
+
+/** Reasons whose message holds a limit or a cause of its own. */
+const EXACT = new Set(["unsupported", "too_many_pixels", "too_long", "too_many_parts", "too_many_bytes", "too_much_metadata", "bad_key", "gave_up"]);
 
 const time = () => new Intl.DateTimeFormat(language() === "en" ? "en-GB" : "zh-CN", {
   dateStyle: "medium", timeStyle: "short",
