@@ -6,17 +6,17 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 from tests.servers import ROOT
 
 SCREENSHOTS = ROOT / ".data" / "screenshots"
-DESKTOP = {"width": 1360, "height": 860}
-PHONE = {"width": 390, "height": 844}
+DESKTOP: Final[ViewportSize] = {"width": 1360, "height": 860}
+PHONE: Final[ViewportSize] = {"width": 390, "height": 844}
 
 
 def chromium() -> str:

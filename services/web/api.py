@@ -153,10 +153,10 @@ async def _state(backends: Backends, links: Links, image_id: str, etag: str) -> 
         filter=search.Filter(buckets=[ref.bucket], key_prefix=ref.key),
     )
     try:
-        hits = (await backends.gateway.answer(question)).hits
+        answer = await backends.gateway.answer(question)
     except NotFoundError:
-        hits = []
-    for hit in hits:
+        answer = search.SearchResponse()
+    for hit in answer.hits:
         if hit.image_id == image_id and hit.etag == etag:
             return ImageStateOut(state="indexed", hit=hit_out(hit, links))
     listed = await backends.ingest.failures(ingest.ListFailuresRequest(image_ids=[image_id]))

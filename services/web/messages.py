@@ -1,7 +1,7 @@
 """The JSON of `/api`: the contract of proto/cra/search/v1, field by field, and back."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -15,6 +15,9 @@ from cra.shared.domain import ObjectRef
 from cra.shared.ports import Models
 
 PICTURE = "a picture as encoded bytes (JPEG, PNG, WebP, …) in base64, at most 10 MiB before it"
+
+
+_Query = TypeVar("_Query", pb.SearchRequest, pb.Term)
 
 
 class _Asked(BaseModel):
@@ -53,6 +56,11 @@ class SearchIn(_Asked):
     filter: FilterIn = FilterIn()
     text_release: str = Field("", description="the active one if empty")
     include_query_images: bool = False
+    min_relevance: float | None = Field(None, description="leave out hits of a lower relevance")
+    fold_duplicates: bool = Field(False, description="of near-duplicates only the best is a hit")
+    expand: bool | None = Field(
+        None, description="look for other names of architecture terms, too; null: as the server"
+    )
 
     def message(self) -> pb.SearchRequest:
         """Return the gateway's request."""
@@ -64,6 +72,9 @@ class SearchIn(_Asked):
             filter=self._filter(),
             text_release=self.text_release,
             include_query_images=self.include_query_images,
+            min_relevance=self.min_relevance,
+            fold_duplicates=self.fold_duplicates,
+            expand=self.expand,
         )
         return _filled(request, self)
 
@@ -94,6 +105,8 @@ class HitOut(BaseModel):
     height: int
     metadata: dict[str, str]
     ingested_at: datetime
+    relevance: float | None = Field(description="0 to 1, alike for every query; null: unknown")
+    duplicates: list[str]
     thumbnail: str
     view: str
     original: str
@@ -117,6 +130,7 @@ class SearchOut(BaseModel):
     text_release: str
     image_tower: str
     truncated: bool
+    expanded_texts: list[str]
     timing: TimingOut
 
 
@@ -239,7 +253,7 @@ class ErrorOut(BaseModel):
     retry_after: float | None = Field(None, description="seconds, if a retry may help")
 
 
-def _filled(message: Any, asked: SearchIn | TermIn) -> Any:
+def _filled(message: _Query, asked: SearchIn | TermIn) -> _Query:
     """Set the query of a request or term."""
     if asked.text is not None:
         message.text = asked.text
@@ -264,6 +278,8 @@ def hit_out(hit: pb.Hit, links: Links) -> HitOut:
         height=hit.height,
         metadata=dict(hit.metadata),
         ingested_at=_time(hit.ingested_at),
+        relevance=hit.relevance if hit.HasField("relevance") else None,
+        duplicates=list(hit.duplicates),
         thumbnail=f"/pictures/thumbnail/{token}",
         view=f"/pictures/view/{token}",
         original=f"/pictures/original/{token}",
@@ -280,6 +296,7 @@ def search_out(response: pb.SearchResponse, links: Links) -> SearchOut:
         text_release=response.text_release,
         image_tower=response.image_tower,
         truncated=response.truncated,
+        expanded_texts=list(response.expanded_texts),
         timing=TimingOut(
             queue=_seconds(timing.queue),
             encode=_seconds(timing.encode),

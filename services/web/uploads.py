@@ -7,7 +7,7 @@ import re
 import tempfile
 import unicodedata
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, cast
 
 from minio import Minio
 from starlette.concurrency import run_in_threadpool
@@ -95,7 +95,9 @@ class Uploads:
                 kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
                 result = await run_in_threadpool(
                     call_s3,
-                    lambda: self._client.put_object(self._bucket, key, spool, size, kind, metadata),
+                    lambda: self._client.put_object(
+                        self._bucket, key, cast(BinaryIO, spool), size, kind, metadata
+                    ),
                 )
         return UploadOut(image_id=f"{self._bucket}/{key}", etag=result.etag.strip('"'))
 

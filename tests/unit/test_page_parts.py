@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import BaseModel
 
+from cra.search.v1 import search_pb2 as pb
 from cra.services.web import facets
 from cra.services.web.links import Links
+from cra.services.web.messages import FilterIn, HitOut, SearchIn, SearchOut, TermIn
 from cra.services.web.thumbnails import BOXES, Thumbnails
 from cra.services.web.uploads import MAX_FOLDER, MAX_NAME, key_of
 from cra.shared.domain import ObjectDetails, ObjectRef, Version
@@ -207,3 +210,22 @@ def test_every_upload_has_a_key_that_a_store_takes(name: str, folder: str) -> No
     for part in key.split("/"):
         assert 0 < len(part.encode()) <= 255
         assert part not in {".", ".."}
+
+
+@pytest.mark.parametrize(
+    ("ours", "contract"),
+    [
+        (SearchIn, pb.SearchRequest),
+        (TermIn, pb.Term),
+        (FilterIn, pb.Filter),
+        (SearchOut, pb.SearchResponse),
+        (HitOut, pb.Hit),
+    ],
+)
+def test_the_json_has_every_field_of_the_contract(ours: type[BaseModel], contract: type) -> None:
+    """What gRPC can ask and answer, JSON can; it names requests and pictures itself.
+
+    Break: leave `fold_duplicates` out of `SearchIn`.
+    """
+    fields = {one.name for one in contract.DESCRIPTOR.fields}  # type: ignore[attr-defined]
+    assert fields - set(ours.model_fields) <= {"request_id", "include_url", "url", "url_expires_at"}
