@@ -80,6 +80,7 @@ locks: $(VENV)/.dev ## renew deploy/locks, which pin what the images are made of
 	$(PIP) 'uv==0.13.9'
 	$(LOCK) --extra gateway pyproject.toml -o deploy/locks/gateway.txt
 	$(LOCK) --extra ingest pyproject.toml -o deploy/locks/ingest.txt
+	$(LOCK) --extra web pyproject.toml -o deploy/locks/web.txt
 	printf 'torch\ntorchvision\n' > .build/torch.txt
 	$(LOCK) --extra embedding --excludes .build/torch.txt pyproject.toml -o deploy/locks/embedding.txt
 	grep -ohE 'torch(vision)?==[0-9.]+' pyproject.toml | $(LOCK) - -o deploy/locks/torch.txt

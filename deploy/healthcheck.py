@@ -1,13 +1,16 @@
 """Says by its exit code whether a part of the stack is ready, or at least works.
 
-`healthcheck.py PORT`: the gRPC server on this port of this host does its job. `healthcheck.py
---works PORT`: it works itself, whatever it depends on; if not, start it again. `healthcheck.py
---works FILE`: so does the process that touches this file. Under TLS a server's certificate must
-name the host of the service's target, such as `CRA_GATEWAY_TARGET`.
+`healthcheck.py PORT`: the server on this port of this host does its job, as standard gRPC health or
+the search page's `/readyz` tells. `healthcheck.py --works PORT`: it works itself, whatever it
+depends on; if not, start it again. `healthcheck.py --works FILE`: so does the process that touches
+this file. Under TLS a server's certificate must name the host of the service's target, such as
+`CRA_GATEWAY_TARGET`.
 """
 
 import sys
 import time
+import urllib.request
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +36,8 @@ def is_serving(port: int, settings: Settings, name: str = "") -> bool:
         settings: which service has which port, and how to speak to it.
         name: under which health is asked for: LIVENESS, or empty for readiness.
     """
+    if port == settings.web_port:
+        return _answers(f"http://127.0.0.1:{port}/{'healthz' if name == LIVENESS else 'readyz'}")
     service, target = {
         settings.gateway_port: ("cra.search.v1.SearchService", settings.gateway_target),
         settings.embedding_port: ("cra.embedding.v1.EmbeddingService", settings.embedding_target),
@@ -52,6 +57,14 @@ def is_serving(port: int, settings: Settings, name: str = "") -> bool:
             full = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             return full and name == LIVENESS
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=WITHIN) as answer:  # noqa: S310  our own
+            return bool(answer.status == HTTPStatus.OK)
+    except OSError:
+        return False
 
 
 def beats(file: Path) -> bool:

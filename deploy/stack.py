@@ -182,6 +182,7 @@ def _announce(
             return
     runner.settle()
     runner.say(f"everything is ready after {time.monotonic() - began:.0f} s")
+    runner.say(f"the search page is at http://127.0.0.1:{settings.web_port}")
 
 
 def _is_up(file: StateFile, local: LocalSettings) -> str:
@@ -203,8 +204,10 @@ def main() -> None:
     options = parser.parse_args()
     try:
         if options.command == "up" and options.detach:
-            await_ready(launch())
-            print("everything is ready")
+            settings = await_ready(launch())
+            print(
+                f"everything is ready; the search page is at http://127.0.0.1:{settings.web_port}"
+            )
         elif options.command == "up":
             up()
         elif options.command == "down":

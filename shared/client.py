@@ -145,6 +145,16 @@ class SearchClient:
         except grpc.RpcError as error:
             raise rpc.from_rpc_error(error, self._server) from error
 
+    async def answer(self, request: pb.SearchRequest) -> pb.SearchResponse:
+        """Send a request as it is, once, from a coroutine; if that is cancelled, so is the call."""
+        try:
+            response: pb.SearchResponse = await rpc.answer(
+                self._stub.Search, request, self._timeout
+            )
+        except grpc.RpcError as error:
+            raise rpc.from_rpc_error(error, self._server) from error
+        return response
+
     def pages(self, request: pb.SearchRequest) -> Iterator[pb.SearchResponse]:
         """Yield this page and all that follow, 1,000 hits at most."""
         page_request = pb.SearchRequest()

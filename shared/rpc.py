@@ -1,5 +1,6 @@
 """gRPC's edge, for clients and servers alike: one table of errors, one way to open a channel."""
 
+import asyncio
 import json
 import math
 import re
@@ -253,6 +254,29 @@ def call(method: Any, request: Any, timeout: float, *, cancel: bool) -> Any:
         return future.result()
     except grpc.FutureCancelledError as error:
         raise errors.DeadlineExceededError("the caller has hung up") from error
+
+
+async def answer(method: Any, request: Any, timeout: float) -> Any:
+    """Make a call from a coroutine; if that is cancelled, so is the call.
+
+    Args:
+        method: of a stub, one message to one message.
+        request: its message.
+        timeout: seconds.
+
+    Raises:
+        grpc.RpcError: the call failed.
+    """
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    future = method.future(request, timeout=timeout)
+    future.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
+    try:
+        await ended.wait()
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    return future.result()
 
 
 class _AddMetadata(

@@ -171,6 +171,31 @@ class Settings(EnvironmentSettings):
     gateway_metrics_port: int = Field(
         9101, ge=0, le=65535, description="port of the gateway's Prometheus metrics; 0: none"
     )
+    web_port: Port = Field(8080, description="port of the search page")
+    web_metrics_port: int = Field(
+        9105, ge=0, le=65535, description="port of the search page's Prometheus metrics; 0: none"
+    )
+    web_changes: bool = Field(
+        True,
+        description="people may put pictures into the first of `CRA_BUCKETS` by the search page, "
+        "see what cannot be indexed, and have it tried again",
+    )
+    web_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="host names that the search page answers to beside loopback's, separated by "
+        "commas; empty: any, but none where `CRA_HOST` is loopback",
+    )
+    web_key: SecretStr = Field(
+        SecretStr(""),
+        description="key that signs the search page's addresses of pictures, the same on all its "
+        "replicas; empty: one made at start",
+    )
+    web_thumbnails: str = Field(
+        "", description="folder where the search page keeps thumbnails; empty: one made at start"
+    )
+    web_thumbnails_bytes: int = Field(
+        2**30, ge=2**20, le=2**50, description="size of that folder, from which on the oldest go"
+    )
     max_calls: int = Field(
         64,
         ge=2,
@@ -323,7 +348,7 @@ class Settings(EnvironmentSettings):
         "INFO", description="least severity that is logged"
     )
 
-    @field_validator("buckets", mode="before")
+    @field_validator("buckets", "web_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

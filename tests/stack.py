@@ -73,7 +73,18 @@ class Stack:
         )
 
 
-_PORTS = ("GATEWAY", "EMBEDDING", "INGEST", "EVENTS", "GATEWAY_METRICS", "S3", "MILVUS", "REDIS")
+_PORTS = (
+    "GATEWAY",
+    "EMBEDDING",
+    "INGEST",
+    "EVENTS",
+    "WEB",
+    "GATEWAY_METRICS",
+    "WEB_METRICS",
+    "S3",
+    "MILVUS",
+    "REDIS",
+)
 
 
 @contextlib.contextmanager

@@ -325,6 +325,8 @@ def main() -> None:
     if problems:
         sys.exit(1)
     _console.print("[bold green]everything held[/]")
+    port = Settings.load().web_port
+    _console.print(f"the search page, while `make up` runs: http://127.0.0.1:{port}")
 
 
 if __name__ == "__main__":

@@ -119,6 +119,8 @@ def check_ports(settings: Settings, local: LocalSettings) -> None:
         "CRA_INGEST_PORT": (settings.ingest_port, settings.host),
         "CRA_EVENTS_PORT": (settings.events_port, settings.host),
         "CRA_GATEWAY_METRICS_PORT": (settings.gateway_metrics_port, settings.host),
+        "CRA_WEB_PORT": (settings.web_port, settings.host),
+        "CRA_WEB_METRICS_PORT": (settings.web_metrics_port, settings.host),
         "CRA_S3_PORT": (local.s3_port, "127.0.0.1"),
         "CRA_MILVUS_PORT": (local.milvus_port, "127.0.0.1"),
     }
@@ -156,6 +158,7 @@ def build(settings: Settings, local: LocalSettings) -> dict[str, str]:
         "CRA_DATA_DIR": str(local.data),
         "CRA_CONVERTED_MODELS": settings.converted_models or str(local.data / "converted"),
         "CRA_HEARTBEAT_FOLDER": str(local.data / "run"),
+        "CRA_WEB_THUMBNAILS": settings.web_thumbnails or str(local.data / "thumbnails"),
         "CRA_REDIS_PORT": str(redis_port),
         "CRA_REDIS_URL": redis_url,
         "PATH": os.pathsep.join([str(_BIN), os.environ.get("PATH", os.defpath)]),

@@ -35,6 +35,7 @@ _ROLES: Final = {
     "ingest": "ingest",
     "worker": "ingest",
     "beat": "ingest",
+    "web": "web",
 }
 """Which user of the object store a process is."""
 
@@ -247,6 +248,8 @@ def _configure_s3(
         settings.ingest_port,
         settings.events_port,
         settings.gateway_metrics_port,
+        settings.web_port,
+        settings.web_metrics_port,
     }
     options: dict[str, str | int] = {
         "ip": "127.0.0.1",

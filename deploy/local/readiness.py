@@ -33,6 +33,7 @@ def probes(settings: Settings, local: LocalSettings) -> dict[str, Callable[[], b
         "embedding": lambda: is_serving(settings.embedding_port, settings),
         "ingest": lambda: is_serving(settings.ingest_port, settings),
         "gateway": lambda: is_serving(settings.gateway_port, settings),
+        "web": lambda: is_serving(settings.web_port, settings),
     }
 
 
@@ -47,6 +48,7 @@ def signs_of_life(settings: Settings) -> dict[str, Callable[[], bool]]:
         "embedding": lambda: is_serving(settings.embedding_port, settings, LIVENESS),
         "ingest": lambda: is_serving(settings.ingest_port, settings, LIVENESS),
         "gateway": lambda: is_serving(settings.gateway_port, settings, LIVENESS),
+        "web": lambda: is_serving(settings.web_port, settings, LIVENESS),
         "worker": lambda: beats(folder / "worker"),
         "beat": lambda: beats(folder / "beat"),
     }

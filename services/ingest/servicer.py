@@ -80,6 +80,10 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         if request.page_token:
             ObjectRef.parse(request.page_token, "page_token")
         rest = [f for f in self._ledger.failures() if f.ref.image_id > request.page_token]
+        if request.image_ids:
+            _check_count(len(request.image_ids))
+            named = set(_refs(request.image_ids))
+            rest = [failure for failure in rest if failure.ref in named]
         page = rest[:size]
         return pb.ListFailuresResponse(
             failures=[_failure(failure) for failure in page],

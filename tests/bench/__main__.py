@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from tests.bench import gpu, ingest, lit, memory, milvus, report, search, start, text
+import pytest
+
+from tests.bench import gpu, ingest, lit, memory, milvus, page, report, search, start, text
 from tests.bench.measure import machine
 from tests.commands import add_names
 
@@ -14,6 +16,7 @@ BENCHMARKS: Final = {
     "text": text.run,
     "gpu": gpu.run,
     "start": start.run,
+    "page": page.run,
     "search": search.run,
     "ingest": ingest.run,
     "lit": lit.run,
@@ -38,7 +41,7 @@ def main() -> None:
         try:
             results = [one.as_json() for one in BENCHMARKS[name](options.rounds)]
             sections[name] = {"machine": machine(), "results": results}
-        except gpu.NoDeviceError as error:
+        except (gpu.NoDeviceError, pytest.skip.Exception) as error:  # no GPU, no Chromium
             # What was measured on another machine stands.
             sections.setdefault(name, {"skipped": str(error)})
             print(f"SKIPPED: {name}: {error}")  # noqa: T201

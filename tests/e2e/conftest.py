@@ -10,7 +10,7 @@ from tests.certificates import Authority
 from tests.checkpoints import make_checkpoint
 from tests.stack import Stack, local_stack
 
-SECRETS = ("SERVICE_TOKEN", "EVENT_TOKEN", "PAGE_KEY", "S3_SECRET_KEY")
+SECRETS = ("SERVICE_TOKEN", "EVENT_TOKEN", "PAGE_KEY", "WEB_KEY", "S3_SECRET_KEY")
 
 
 @pytest.fixture(scope="package")

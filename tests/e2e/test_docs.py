@@ -23,7 +23,7 @@ from tests.releases import make_tower_release
 from tests.servers import ROOT, wait_until
 from tests.stack import Stack
 
-MAY_LACK = ("openssl",)
+MAY_LACK = ("curl", "openssl")
 """Programs that a machine may be without; their commands are then skipped."""
 
 
@@ -59,6 +59,7 @@ class Desk:
         self._words = {
             "/etc/cra": str(folder / "etc"),
             "http://127.0.0.1:19530": settings.milvus_uri,
+            "http://127.0.0.1:8080": f"http://127.0.0.1:{settings.web_port}",
             "NAME": self.release,
         }
         self._client = (
@@ -141,7 +142,8 @@ def desk(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Des
     stack.follows(photograph(700), "gate.jpg")
     yield desk
     stack.cra("releases", "activate", "base")
-    for key in ("gate.jpg", "tang/hall.jpg"):
+    uploads = stack.bucket.list_objects("images", prefix="uploads/", recursive=True)
+    for key in ("gate.jpg", "tang/hall.jpg", *(str(one.object_name) for one in uploads)):
         stack.bucket.remove_object("images", key)
     wait_until(stack.settled, "nothing of the desk is left", 60)
 

@@ -94,7 +94,7 @@ def test_process_lists_hold_no_secret(stack: Stack, secrets: dict[str, str]) -> 
 
 
 def test_open_answers_hold_no_secret(stack: Stack, secrets: dict[str, str]) -> None:
-    """Health, reflection, metrics and the event receiver tell none, whoever asks.
+    """Health, reflection, metrics, the event receiver and the page tell none, whoever asks.
 
     Break: a label of a metric with the header, or a message with the token that was expected.
     """
@@ -116,6 +116,11 @@ def test_open_answers_hold_no_secret(stack: Stack, secrets: dict[str, str]) -> N
     told.append(httpx.get(f"{events}/healthz").text)
     told.append(httpx.post(f"{events}/events", headers={"authorization": "Bearer wrong"}).text)
     assert "the bearer token is missing or wrong" in told[-1]
+    page = f"http://127.0.0.1:{stack.settings.web_port}"
+    for path in ("/", "/readyz", "/api/about", "/api/status", "/api/releases", "/api/failures"):
+        told.append(httpx.get(f"{page}{path}", timeout=20).text)
+    told.append(httpx.post(f"{page}/api/search", json={"text": "红"}, timeout=20).text)
+    assert "text_release" in told[-1]
     for text in told:
         assert_hushed(text, secrets, text[:60])
 
@@ -150,7 +155,7 @@ def test_each_service_has_its_own_credentials(stack: Stack, secrets: dict[str, s
     if not Path("/proc/self/environ").exists():
         pytest.skip("the system does not show the environment of processes")
     roles = {"gateway": "gateway", "embedding": "embedding", "ingest": "ingest", "worker": "ingest",
-             "beat": "ingest", "redis": "", "s3": "", "milvus": ""}  # fmt: skip
+             "beat": "ingest", "web": "web", "redis": "", "s3": "", "milvus": ""}  # fmt: skip
     state = json.loads((Path(stack.env["CRA_DATA_DIR"]) / "run" / "stack.json").read_text())
     seen = {}
     for part in state["parts"]:

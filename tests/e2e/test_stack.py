@@ -1,5 +1,6 @@
 """The local stack as its users see it: every process real, driven from outside."""
 
+import base64
 import io
 import urllib.error
 import urllib.request
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -175,6 +177,34 @@ def test_every_server_has_health_and_reflection(stack: Stack) -> None:
             (listed,) = reflection.ServerReflectionInfo(iter([asked]), timeout=10)
             names = {one.name for one in listed.list_services_response.service}
             assert {service, "grpc.health.v1.Health"} <= names
+
+
+def test_the_page_uploads_finds_and_shows(stack: Stack) -> None:
+    """Over HTTP alone a picture is put, is indexed, is found by itself, and is shown.
+
+    The page speaks mutual TLS to the gateway and to ingest, with its API key and service token.
+    """
+    page = f"http://127.0.0.1:{stack.settings.web_port}"
+    with httpx.Client(base_url=page, timeout=20) as client:
+        put = client.put(
+            "/api/images",
+            params={"name": "门.jpg"},
+            content=photograph(77),
+            headers={"X-CRA-Request": "1"},
+        ).json()
+
+        def indexed() -> bool:
+            return bool(client.get("/api/images/state", params=put).json()["state"] == "indexed")
+
+        wait_until(indexed, "it is indexed")
+        image = base64.b64encode(photograph(77)).decode()
+        (hit,) = client.post("/api/search", json={"image": image, "top_k": 1}).json()["hits"]
+        assert hit["image_id"] == put["image_id"]
+        shown = Image.open(io.BytesIO(client.get(hit["thumbnail"]).content))
+        assert (shown.format, shown.size) == ("WEBP", (320, 240))
+        assert client.get(hit["original"], follow_redirects=True).content == photograph(77)
+        releases = client.get("/api/releases").json()["releases"]
+        assert [one["active"] for one in releases] == [True]
 
 
 def test_reconcile_over_grpc_reports_the_end(stack: Stack) -> None:

@@ -33,7 +33,7 @@ from tests.faults.traffic import BUCKET, Record, Writer
 from tests.servers import free_ports, wait_until
 from tests.stack import Stack, local_stack
 
-PARTS: Final = ("redis", "s3", "milvus", "embedding", "gateway", "ingest", "worker", "beat")
+PARTS: Final = ("redis", "s3", "milvus", "embedding", "gateway", "ingest", "web", "worker", "beat")
 NETWORKS: Final = ("redis", "milvus", "s3", "embedding")
 """Servers that services reach through a network which can be broken."""
 

@@ -18,7 +18,7 @@ from cra.shared.errors import PermissionDeniedError
 from cra.shared.settings import Settings
 from deploy.local.parts import POLICIES, S3User
 
-ROLES = ("gateway", "ingest", "embedding", "operator")
+ROLES = ("gateway", "ingest", "embedding", "web", "operator")
 BUCKETS = ("images", "releases", "others")
 DOINGS: dict[str, Callable[[Minio, str], Any]] = {
     "read": lambda client, bucket: client.get_object(bucket, "there").close(),
@@ -39,6 +39,8 @@ ALLOWED = {
     ("gateway", "images"): READS,
     ("ingest", "images"): READS | LISTS,
     ("embedding", "releases"): READS | LISTS,
+    # Its policy leaves deleting out; SeaweedFS has one word for all writing.
+    ("web", "images"): READS | WRITES,
     ("operator", "images"): READS | LISTS | WRITES,
     ("operator", "releases"): READS | LISTS | WRITES,
 }

@@ -80,7 +80,7 @@ def _imports(file: Path) -> set[str]:
     return found
 
 
-def test_gateway_ingest_command_and_client_need_no_torch() -> None:
+def test_gateway_ingest_page_command_and_client_need_no_torch() -> None:
     """Everything but the towers and training imports where there is no torch and no cn_clip.
 
     The embedding service itself, too: only its tower processes load them.
@@ -88,7 +88,7 @@ def test_gateway_ingest_command_and_client_need_no_torch() -> None:
     shared = [module for module in _modules("shared") if module not in TORCH]
     assert "cra.shared.client" in shared
     light = [f"services/{name}" for name in SERVICES if name != "training"]
-    assert {"services/gateway", "services/ingest", "services/cli"} <= set(light)
+    assert {"services/gateway", "services/ingest", "services/cli", "services/web"} <= set(light)
     _import_without(HEAVY, [*shared, *_modules(*light)])
 
 
@@ -233,7 +233,7 @@ def test_the_client_needs_only_the_bare_project() -> None:
     _import_without(others, ["cra.shared.client", "cra.shared.errors", *stubs])
 
 
-@pytest.mark.parametrize("service", ["cli", "embedding", "gateway", "ingest"])
+@pytest.mark.parametrize("service", ["cli", "embedding", "gateway", "ingest", "web"])
 def test_an_extra_is_enough_for_its_service(service: str) -> None:
     """Installed with its own extra alone, a service imports, whatever the other extras hold."""
     project = _project()["project"]

@@ -21,7 +21,7 @@ OWN_ENV = {file.stem: dotenv_values(file) for file in (ROOT / "deploy" / "compos
 """What only some of the services may know."""
 OURS = sorted(set(PROCESSES) - FOUNDATIONS)
 ROLES = {**dict.fromkeys(("ingest", "worker", "beat"), "ingest"), "gateway": "gateway",
-         "embedding": "embedding"}  # fmt: skip
+         "embedding": "embedding", "web": "web"}  # fmt: skip
 ONCE = {"s3-setup"}
 """Runs once and ends."""
 
@@ -69,10 +69,10 @@ def test_the_store_s_root_is_nobody_else() -> None:
     assert have == {"s3", "s3-setup"}
     keys = [values["CRA_S3_ACCESS_KEY"] for values in OWN_ENV.values() if len(values) > 1
             and "CRA_S3_ACCESS_KEY" in values]  # fmt: skip
-    assert len(keys) == len({*keys, OWN_ENV["root"]["MINIO_ROOT_USER"]}) - 1 == 4
+    assert len(keys) == len({*keys, OWN_ENV["root"]["MINIO_ROOT_USER"]}) - 1 == 5
     assert not {name for name in COMPOSE_ENV if name.startswith("CRA_S3_") and "KEY" in name}
     setup = str(SERVICES["s3-setup"]["command"])
-    assert "for role in gateway ingest embedding operator;" in setup
+    assert "for role in gateway ingest embedding web operator;" in setup
     assert {file.stem for file in POLICIES.glob("*.json")} == set(OWN_ENV) - {"root", "events"}
 
 
@@ -149,9 +149,9 @@ def test_every_service_has_a_health_check_and_comes_back(name: str) -> None:
     assert SERVICES[name]["restart"] == "unless-stopped"
 
 
-@pytest.mark.parametrize("name", ["embedding", "gateway", "ingest"])
+@pytest.mark.parametrize("name", ["embedding", "gateway", "ingest", "web"])
 def test_a_health_check_asks_the_service_s_own_port(name: str) -> None:
-    """The gRPC health of this server, not of another."""
+    """The health of this server, not of another."""
     port = Settings.model_fields[f"{name}_port"].default
     assert SERVICES[name]["healthcheck"]["test"][-1] == str(port)
 

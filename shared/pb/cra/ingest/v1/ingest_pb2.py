@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63ra/ingest/v1/ingest.proto\x12\rcra.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"#\n\x10GetStatusRequest\x12\x0f\n\x07refresh\x18\x01 \x01(\x08\"\xe8\x02\n\x11GetStatusResponse\x12\x0f\n\x07objects\x18\x01 \x01(\x03\x12\x14\n\x07indexed\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07waiting\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x03\x12\x18\n\x0bunaccounted\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x12\n\x05stale\x18\x06 \x01(\x03H\x02\x88\x01\x01\x12\x15\n\x08orphaned\x18\x07 \x01(\x03H\x03\x88\x01\x01\x12\x0c\n\x04rate\x18\x08 \x01(\x01\x12\x37\n\x0elast_reconcile\x18\t \x01(\x0b\x32\x1f.cra.ingest.v1.ReconcileSummary\x12)\n\x05\x61s_of\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bimage_tower\x18\x0b \x01(\t\x12\x0c\n\x04\x64own\x18\x0c \x03(\tB\n\n\x08_indexedB\x0e\n\x0c_unaccountedB\x08\n\x06_staleB\x0b\n\t_orphaned\"<\n\x13ListFailuresRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x14ListFailuresResponse\x12(\n\x08\x66\x61ilures\x18\x01 \x03(\x0b\x32\x16.cra.ingest.v1.Failure\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x07\x46\x61ilure\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\x05\x12-\n\tfailed_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"6\n\x14RetryFailuresRequest\x12\x11\n\timage_ids\x18\x01 \x03(\t\x12\x0b\n\x03\x61ll\x18\x02 \x01(\x08\"9\n\x15RetryFailuresResponse\x12\x0f\n\x07retried\x18\x01 \x01(\x03\x12\x0f\n\x07unknown\x18\x02 \x03(\t\"\'\n\x12SyncObjectsRequest\x12\x11\n\timage_ids\x18\x01 \x03(\t\"\'\n\x13SyncObjectsResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\"@\n\x10ReconcileRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\x12\x1b\n\x13\x61llow_mass_deletion\x18\x02 \x01(\x08\"S\n\x11ReconcileResponse\x12\x30\n\x07summary\x18\x01 \x01(\x0b\x32\x1f.cra.ingest.v1.ReconcileSummary\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"\xc7\x01\n\x10ReconcileSummary\x12.\n\nstarted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07objects\x18\x03 \x01(\x03\x12\x0f\n\x07missing\x18\x04 \x01(\x03\x12\r\n\x05stale\x18\x05 \x01(\x03\x12\x10\n\x08orphaned\x18\x06 \x01(\x03\x12\x0f\n\x07stopped\x18\x07 \x01(\t2\xbc\x03\n\rIngestService\x12N\n\tGetStatus\x12\x1f.cra.ingest.v1.GetStatusRequest\x1a .cra.ingest.v1.GetStatusResponse\x12W\n\x0cListFailures\x12\".cra.ingest.v1.ListFailuresRequest\x1a#.cra.ingest.v1.ListFailuresResponse\x12Z\n\rRetryFailures\x12#.cra.ingest.v1.RetryFailuresRequest\x1a$.cra.ingest.v1.RetryFailuresResponse\x12T\n\x0bSyncObjects\x12!.cra.ingest.v1.SyncObjectsRequest\x1a\".cra.ingest.v1.SyncObjectsResponse\x12P\n\tReconcile\x12\x1f.cra.ingest.v1.ReconcileRequest\x1a .cra.ingest.v1.ReconcileResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63ra/ingest/v1/ingest.proto\x12\rcra.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"#\n\x10GetStatusRequest\x12\x0f\n\x07refresh\x18\x01 \x01(\x08\"\xe8\x02\n\x11GetStatusResponse\x12\x0f\n\x07objects\x18\x01 \x01(\x03\x12\x14\n\x07indexed\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07waiting\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x03\x12\x18\n\x0bunaccounted\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x12\n\x05stale\x18\x06 \x01(\x03H\x02\x88\x01\x01\x12\x15\n\x08orphaned\x18\x07 \x01(\x03H\x03\x88\x01\x01\x12\x0c\n\x04rate\x18\x08 \x01(\x01\x12\x37\n\x0elast_reconcile\x18\t \x01(\x0b\x32\x1f.cra.ingest.v1.ReconcileSummary\x12)\n\x05\x61s_of\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bimage_tower\x18\x0b \x01(\t\x12\x0c\n\x04\x64own\x18\x0c \x03(\tB\n\n\x08_indexedB\x0e\n\x0c_unaccountedB\x08\n\x06_staleB\x0b\n\t_orphaned\"O\n\x13ListFailuresRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\timage_ids\x18\x03 \x03(\t\"Y\n\x14ListFailuresResponse\x12(\n\x08\x66\x61ilures\x18\x01 \x03(\x0b\x32\x16.cra.ingest.v1.Failure\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x07\x46\x61ilure\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\x05\x12-\n\tfailed_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"6\n\x14RetryFailuresRequest\x12\x11\n\timage_ids\x18\x01 \x03(\t\x12\x0b\n\x03\x61ll\x18\x02 \x01(\x08\"9\n\x15RetryFailuresResponse\x12\x0f\n\x07retried\x18\x01 \x01(\x03\x12\x0f\n\x07unknown\x18\x02 \x03(\t\"\'\n\x12SyncObjectsRequest\x12\x11\n\timage_ids\x18\x01 \x03(\t\"\'\n\x13SyncObjectsResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\"@\n\x10ReconcileRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\x12\x1b\n\x13\x61llow_mass_deletion\x18\x02 \x01(\x08\"S\n\x11ReconcileResponse\x12\x30\n\x07summary\x18\x01 \x01(\x0b\x32\x1f.cra.ingest.v1.ReconcileSummary\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"\xc7\x01\n\x10ReconcileSummary\x12.\n\nstarted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07objects\x18\x03 \x01(\x03\x12\x0f\n\x07missing\x18\x04 \x01(\x03\x12\r\n\x05stale\x18\x05 \x01(\x03\x12\x10\n\x08orphaned\x18\x06 \x01(\x03\x12\x0f\n\x07stopped\x18\x07 \x01(\t2\xbc\x03\n\rIngestService\x12N\n\tGetStatus\x12\x1f.cra.ingest.v1.GetStatusRequest\x1a .cra.ingest.v1.GetStatusResponse\x12W\n\x0cListFailures\x12\".cra.ingest.v1.ListFailuresRequest\x1a#.cra.ingest.v1.ListFailuresResponse\x12Z\n\rRetryFailures\x12#.cra.ingest.v1.RetryFailuresRequest\x1a$.cra.ingest.v1.RetryFailuresResponse\x12T\n\x0bSyncObjects\x12!.cra.ingest.v1.SyncObjectsRequest\x1a\".cra.ingest.v1.SyncObjectsResponse\x12P\n\tReconcile\x12\x1f.cra.ingest.v1.ReconcileRequest\x1a .cra.ingest.v1.ReconcileResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,25 +37,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSRESPONSE']._serialized_start=116
   _globals['_GETSTATUSRESPONSE']._serialized_end=476
   _globals['_LISTFAILURESREQUEST']._serialized_start=478
-  _globals['_LISTFAILURESREQUEST']._serialized_end=538
-  _globals['_LISTFAILURESRESPONSE']._serialized_start=540
-  _globals['_LISTFAILURESRESPONSE']._serialized_end=629
-  _globals['_FAILURE']._serialized_start=632
-  _globals['_FAILURE']._serialized_end=771
-  _globals['_RETRYFAILURESREQUEST']._serialized_start=773
-  _globals['_RETRYFAILURESREQUEST']._serialized_end=827
-  _globals['_RETRYFAILURESRESPONSE']._serialized_start=829
-  _globals['_RETRYFAILURESRESPONSE']._serialized_end=886
-  _globals['_SYNCOBJECTSREQUEST']._serialized_start=888
-  _globals['_SYNCOBJECTSREQUEST']._serialized_end=927
-  _globals['_SYNCOBJECTSRESPONSE']._serialized_start=929
-  _globals['_SYNCOBJECTSRESPONSE']._serialized_end=968
-  _globals['_RECONCILEREQUEST']._serialized_start=970
-  _globals['_RECONCILEREQUEST']._serialized_end=1034
-  _globals['_RECONCILERESPONSE']._serialized_start=1036
-  _globals['_RECONCILERESPONSE']._serialized_end=1119
-  _globals['_RECONCILESUMMARY']._serialized_start=1122
-  _globals['_RECONCILESUMMARY']._serialized_end=1321
-  _globals['_INGESTSERVICE']._serialized_start=1324
-  _globals['_INGESTSERVICE']._serialized_end=1768
+  _globals['_LISTFAILURESREQUEST']._serialized_end=557
+  _globals['_LISTFAILURESRESPONSE']._serialized_start=559
+  _globals['_LISTFAILURESRESPONSE']._serialized_end=648
+  _globals['_FAILURE']._serialized_start=651
+  _globals['_FAILURE']._serialized_end=790
+  _globals['_RETRYFAILURESREQUEST']._serialized_start=792
+  _globals['_RETRYFAILURESREQUEST']._serialized_end=846
+  _globals['_RETRYFAILURESRESPONSE']._serialized_start=848
+  _globals['_RETRYFAILURESRESPONSE']._serialized_end=905
+  _globals['_SYNCOBJECTSREQUEST']._serialized_start=907
+  _globals['_SYNCOBJECTSREQUEST']._serialized_end=946
+  _globals['_SYNCOBJECTSRESPONSE']._serialized_start=948
+  _globals['_SYNCOBJECTSRESPONSE']._serialized_end=987
+  _globals['_RECONCILEREQUEST']._serialized_start=989
+  _globals['_RECONCILEREQUEST']._serialized_end=1053
+  _globals['_RECONCILERESPONSE']._serialized_start=1055
+  _globals['_RECONCILERESPONSE']._serialized_end=1138
+  _globals['_RECONCILESUMMARY']._serialized_start=1141
+  _globals['_RECONCILESUMMARY']._serialized_end=1340
+  _globals['_INGESTSERVICE']._serialized_start=1343
+  _globals['_INGESTSERVICE']._serialized_end=1787
 # @@protoc_insertion_point(module_scope)
