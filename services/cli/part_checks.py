@@ -33,7 +33,10 @@ _STORE_MEND = (
     "CRA_S3_ENDPOINT names it: is it running, and is the address right from here? The local "
     "stack's log is .data/logs/s3.log"
 )
-_KEYS_MEND = "CRA_S3_ACCESS_KEY and CRA_S3_SECRET_KEY have to be a user's of that store (deploy/s3)"
+_KEYS_MEND = (
+    "CRA_S3_ACCESS_KEY and CRA_S3_SECRET_KEY have to be a user's of that store, and CRA_BUCKETS "
+    "buckets that it may use (deploy/s3)"
+)
 _TOKEN_MEND = "CRA_SERVICE_TOKEN has to be the one that the services have"  # noqa: S105
 
 
@@ -55,7 +58,7 @@ def object_store(settings: Settings, facts: Facts) -> Iterator[Finding]:
             call_s3(lambda listing=listing: next(listing, None))  # type: ignore[misc]
             yield Finding(part, State.OK, f"the bucket {bucket!r} can be listed")
     except PermissionDeniedError as error:
-        yield Finding(part, State.WRONG, error.message, _KEYS_MEND)
+        yield Finding(part, State.WRONG, f"the bucket {bucket!r}: {error.message}", _KEYS_MEND)
         return
     except UnavailableError as error:
         yield Finding(part, State.WRONG, error.message, _STORE_MEND)

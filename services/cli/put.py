@@ -137,7 +137,8 @@ def _report(summary: Summary, bucket: str, total: int, as_json: bool) -> None:
         click.echo(json.dumps(fields, ensure_ascii=False))
         return
     for upload, text in summary.failed:
-        err.print(Text.assemble(("not put", "red"), f" {upload.file}: {text}"))
+        said = Text.assemble(("not put", "red"), f" {upload.file}: {text}")
+        err.print(said, soft_wrap=True)  # one line for each, which can be searched for
     seconds = max(summary.seconds, 1e-3)
     out.print(
         f"{summary.put + summary.skipped} of {total} files are in {bucket}: {summary.put} put, "

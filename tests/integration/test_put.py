@@ -1,5 +1,6 @@
 """`cra put` on a real object store: it goes on where it ended, and what goes wrong is said once."""
 
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from cra.services.cli.upload import Upload, etag_of, held_objects, put_all
 from cra.shared.adapters.object_store import connect
 from cra.shared.settings import Settings
 from tests.fakes import picture
+from tests.faults.proxy import Proxy
 from tests.servers import free_ports, wait_until
 
 
@@ -176,15 +178,22 @@ def test_ctrl_c_ends_cleanly_and_the_same_goes_on(
     """
     for number in range(3000):
         (tmp_path / f"{number:04}.jpg").write_bytes(b"%04d" % number * 500)
+    (port,) = free_ports(1)
+    slow = Proxy(port, int(s3.s3_endpoint.rsplit(":", 1)[1]))
+    slow.delay(0.02)  # so that it is not done before it is interrupted
+    far = s3.model_copy(update={"s3_endpoint": f"127.0.0.1:{port}"})
     command = [sys.executable, "-m", "cra.services.cli", "put", str(tmp_path)]
     command += ["--prefix", "cut/", "--parallel", "2", "--json"]
-    with subprocess.Popen(
-        command,
-        env={**os.environ, **environment(s3)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with (
+        subprocess.Popen(
+            command,
+            env={**os.environ, **environment(far)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+        contextlib.closing(slow),
+    ):
         wait_until(lambda: any(bucket.list_objects("images", "cut/")), "it has begun")
         process.send_signal(signal.SIGINT)
         told, complaints = process.communicate(timeout=30)
