@@ -359,6 +359,14 @@ CASES: Final[dict[str, dict[str, Cases]]] = {
                 for one in ("x", "b/" + "k" * 1025)
             ],
         ),
+        "image_ids": Cases(
+            [ingest.ListFailuresRequest(image_ids=one) for one in ([], _ids[:1], _ids[:1000])],
+            [
+                Bad(ingest.ListFailuresRequest(image_ids=one), says)
+                for says, one in IDS_BAD.items()
+                if one
+            ],
+        ),
     },
     "cra.ingest.v1.IngestService/RetryFailures": {
         "image_ids": Cases(
