@@ -123,9 +123,7 @@ class Edge:
                 return
             size = given.get("content-length", "")
             if left is not None and size.isdigit() and int(size) > MAX_BODY:
-                refusal = _answer(
-                    413, "INVALID_ARGUMENT", f"a request has at most {MAX_BODY} bytes"
-                )
+                refusal = _answer(413, "INVALID_ARGUMENT", TOO_MUCH)
                 await refusal(scope, receive, extended)
                 return
             await self._app(scope, bounded, extended)

@@ -96,6 +96,7 @@ class _Calls:
     def __init__(self, stack: Stack, client: httpx.Client) -> None:
         self._stack, self._client = stack, client
         self._seen: set[str] = set()
+        self._kept = self._addresses(QUERIES[0])[0]
 
     def search(self) -> None:
         """Search over HTTP."""
@@ -108,7 +109,7 @@ class _Calls:
 
     def kept(self) -> None:
         """Fetch a thumbnail that was made before."""
-        self._client.get(self._addresses(QUERIES[0])[0]).raise_for_status()
+        self._client.get(self._kept).raise_for_status()
 
     def thumbnails(self) -> list[float]:
         """Return the milliseconds of thumbnails that were not made before."""
