@@ -14,10 +14,13 @@ from starlette.concurrency import run_in_threadpool
 
 from cra.services.web.messages import UploadOut
 from cra.shared.adapters.object_store import call_s3, encode_metadata
-from cra.shared.errors import CraError, InvalidArgumentError
+from cra.shared.errors import CraError, DeadlineExceededError, InvalidArgumentError
 
 AT_ONCE: Final = 4
 """Uploads that are taken at a time; more wait."""
+
+STALLS: Final = 30.0
+"""Seconds without a byte after which an upload is given up: it keeps others from theirs."""
 
 IN_MEMORY: Final = 2**20
 """Bytes of one upload; what is larger goes into a file that has no name."""
@@ -42,12 +45,14 @@ class Uploads:
         client: of the object store.
         bucket: where they go.
         max_bytes: of one.
+        stalls: seconds without a byte after which one is given up.
     """
 
-    def __init__(self, client: Minio, bucket: str, max_bytes: int) -> None:
+    def __init__(self, client: Minio, bucket: str, max_bytes: int, stalls: float = STALLS) -> None:
         self._client = client
         self._bucket = bucket
         self._max_bytes = max_bytes
+        self._stalls = stalls
         self._room = asyncio.Semaphore(AT_ONCE)
 
     def check_size(self, size: int) -> None:
@@ -69,6 +74,7 @@ class Uploads:
         Raises:
             TooLargeError: it has too many bytes; no more of it are read then.
             InvalidArgumentError: it has none, or a name is too long.
+            DeadlineExceededError: it stopped coming.
         """
         for field, value, most in (
             ("name", name, MAX_NAME),
@@ -82,7 +88,7 @@ class Uploads:
         async with self._room:
             digest, size = hashlib.sha256(), 0
             with tempfile.SpooledTemporaryFile(IN_MEMORY) as spool:
-                async for piece in content:
+                async for piece in self._flowing(content):
                     size += len(piece)
                     self.check_size(size)
                     digest.update(piece)
@@ -100,6 +106,19 @@ class Uploads:
                     ),
                 )
         return UploadOut(image_id=f"{self._bucket}/{key}", etag=result.etag.strip('"'))
+
+    async def _flowing(self, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        while True:
+            try:
+                async with asyncio.timeout(self._stalls):
+                    piece = await anext(content, None)
+            except TimeoutError as error:
+                raise DeadlineExceededError(
+                    f"no byte of the picture came for {self._stalls:g} s: put it again"
+                ) from error
+            if piece is None:
+                return
+            yield piece
 
 
 def key_of(name: str, folder: str, digest: str) -> str:

@@ -1,14 +1,16 @@
 """Parts of the search page: addresses of pictures, thumbnails, facets and keys of uploads."""
 
+import asyncio
 import io
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from minio import Minio
 from PIL import Image
 from pydantic import BaseModel
 
@@ -17,9 +19,14 @@ from cra.services.web import facets
 from cra.services.web.links import Links
 from cra.services.web.messages import FilterIn, HitOut, SearchIn, SearchOut, TermIn
 from cra.services.web.thumbnails import BOXES, Thumbnails
-from cra.services.web.uploads import MAX_FOLDER, MAX_NAME, key_of
+from cra.services.web.uploads import AT_ONCE, MAX_FOLDER, MAX_NAME, Uploads, key_of
 from cra.shared.domain import ObjectDetails, ObjectRef, Version
-from cra.shared.errors import FailedPreconditionError, NotFoundError
+from cra.shared.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+)
 from cra.shared.thumbnails import render
 from tests.photos import photograph
 from tests.pictures import FILES, colourful, encode
@@ -229,3 +236,28 @@ def test_the_json_has_every_field_of_the_contract(ours: type[BaseModel], contrac
     """
     fields = {one.name for one in contract.DESCRIPTOR.fields}  # type: ignore[attr-defined]
     assert fields - set(ours.model_fields) <= {"request_id", "include_url", "url", "url_expires_at"}
+
+
+def test_an_upload_that_stops_coming_is_given_up() -> None:
+    """However many stall, the next one is taken.
+
+    Break: no timeout in `_flowing`.
+    """
+
+    async def stalls() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.Event().wait()
+
+    async def empty() -> AsyncIterator[bytes]:
+        for piece in ():
+            yield piece
+
+    async def ask() -> None:
+        uploads = Uploads(Minio("127.0.0.1:9"), "images", 10, stalls=0.05)
+        puts = (uploads.put(stalls(), "a.png", "", "") for _ in range(AT_ONCE))
+        given_up = await asyncio.gather(*puts, return_exceptions=True)
+        assert all(isinstance(one, DeadlineExceededError) for one in given_up)
+        with pytest.raises(InvalidArgumentError, match="is empty"):
+            await uploads.put(empty(), "a.png", "", "")
+
+    asyncio.run(asyncio.wait_for(ask(), 20))
