@@ -57,6 +57,8 @@ def _become_server(folder: Path, port: int) -> None:
     milvus._initialize_data_files(str(folder))
     binary = folder / "bin" / "milvus"
     env = {
+        # A search reads memory at random: with huge pages it waits less for the tables of pages.
+        "MALLOC_CONF": "thp:always",
         **os.environ,
         "DEPLOY_MODE": "STANDALONE",
         "ETCD_CONFIG_PATH": str(_write_etcd(folder / "configs" / "etcd.yaml")),

@@ -235,6 +235,8 @@ def _configure_s3(
         f'endpoint = "http://127.0.0.1:{settings.events_port}/events"\n'
         f"bearer_token = {json.dumps(settings.event_token.get_secret_value())}\n"
         'event_types = ["create", "update", "delete", "rename"]\n'
+        # As long as it takes: deletes that were lost could be more than a reconcile may remove.
+        "max_retries = 10\n"
         f"path_prefixes = {json.dumps(prefixes)}\n",
     )
     data = folder / "data"
