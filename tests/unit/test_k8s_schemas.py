@@ -1,12 +1,15 @@
 """Manifests against the schemas of several versions of Kubernetes."""
 
 import copy
+import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate as kubernetes
 import pytest
 
-from tests.manifests import CUSTOM, OVERLAYS, Manifest, of_kind, raw_files, render
+from tests.manifests import CUSTOM, OVERLAYS, Manifest, kubectl, of_kind, raw_files, render
 
 VERSIONS = ["1.30", "1.32", "1.34", "1.36", "1.37"]
 PARTIAL = {"overlays/gpu/embedding.yaml"}
@@ -64,6 +67,20 @@ def test_a_bad_manifest_is_found() -> None:
         assert problems([bad], VERSIONS[0])
     with pytest.raises(kubernetes.SchemaNotFoundError):
         problems([gateway | {"apiVersion": "extensions/v1beta1"}], VERSIONS[0])
+
+
+def test_without_kubectl_files_are_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where Kustomize cannot be had, files that render while they are collected are skipped too.
+
+    An error there would end the whole run, other tests' with it.
+
+    Break: drop `allow_module_level` in tests/manifests.py.
+    """
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(pytest.skip.Exception, match="no kubectl") as skipped:
+        kubectl()
+    assert skipped.value.allow_module_level
 
 
 def is_scaled_object(spec: dict[str, Any]) -> bool:
