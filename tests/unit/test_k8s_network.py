@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cra.shared.settings import Settings
-from tests.manifests import K8S, NAME, OVERLAYS, container, of_kind, pods
+from tests.manifests import K8S, NAME, OVERLAYS, container, of_kind, pods, raw_files
 from tests.servers import ROOT
 
 PORTS = {
@@ -152,3 +152,47 @@ def test_the_ports_are_those_of_settings_and_charts() -> None:
     assert callers(of_kind("cpu", "NetworkPolicy")["ingest"])[events] == {
         "kubernetes.io/metadata.name=cra-data"
     }
+
+
+def test_what_cra_stands_on_is_called_by_cra_alone() -> None:
+    """Milvus asks for no password: its namespace lets in those who have a reason, by their ports.
+
+    Break: drop KEDA's rule, or its ports from that of `cra`.
+    """
+    (policy,) = [one for file, one in raw_files() if file == K8S / "charts" / "network.yaml"]
+    assert policy["metadata"]["namespace"] == "cra-data"
+    assert policy["spec"]["podSelector"] == {}
+    assert "Ingress" in policy["spec"]["policyTypes"]
+    inside, *rules = policy["spec"]["ingress"]
+    assert inside == {"from": [{"podSelector": {}}]}
+    allowed = {}
+    for rule in rules:
+        (peer,) = rule["from"]
+        ((label, value),) = peer["namespaceSelector"]["matchLabels"].items()
+        allowed[f"{label}={value}"] = {port["port"] for port in rule["ports"]}
+    (namespace,) = of_kind("cpu", "Namespace")
+    assert allowed == {
+        f"kubernetes.io/metadata.name={namespace}": set(DATA.values()),
+        "kubernetes.io/metadata.name=keda": {DATA["redis"]},
+        "cra.dev/clients=true": {DATA["store"]},
+        "cra.dev/monitoring=true": {9091},
+    }
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_metrics_can_be_read(overlay: str) -> None:
+    """Each service that has metrics has a port of that name, which monitoring may call.
+
+    Break: drop 9105 from the web's policy, or its port `metrics`.
+    """
+    measured = {
+        name.removesuffix("_metrics_port"): field.default
+        for name, field in Settings.model_fields.items()
+        if name.endswith("_metrics_port")
+    }
+    assert {"gateway", "web"} <= set(measured)
+    policies = of_kind(overlay, "NetworkPolicy")
+    for name, port in measured.items():
+        ports = container(pods(overlay)[name])["ports"]
+        assert {"name": "metrics", "containerPort": port} in ports
+        assert callers(policies[name])[port] == {"cra.dev/monitoring=true"}
