@@ -151,6 +151,23 @@ def test_a_service_has_the_same_limits(name: str) -> None:
         assert spec["strategy"] == {"type": "Recreate"}
 
 
+def test_a_gpu_comes_with_the_same_limits() -> None:
+    """The overlay `gpu` and compose's profile `gpu` give an encoder the same, of the same image.
+
+    Break: `memory: 16Gi` in overlays/gpu/embedding.yaml.
+    """
+    service = SERVICES.get("embedding-gpu")
+    if service is None:
+        pytest.skip("docker-compose.yml has no encoder on GPUs: there is nothing to compare")
+    pod = container(pods("gpu")["embedding"])
+    limits, resources = pod["resources"]["limits"], service["deploy"]["resources"]
+    assert float(resources["limits"]["cpus"]) == number(limits["cpu"])
+    assert number(f"{resources['limits']['memory']}i") == number(limits["memory"])
+    (device,) = resources["reservations"]["devices"]
+    assert (device["driver"], device["count"]) == ("nvidia", limits["nvidia.com/gpu"])
+    assert service["image"] == pod["image"]
+
+
 def test_images_are_the_same() -> None:
     """Both name the images of one version.
 
