@@ -24,14 +24,23 @@ def main() -> None:
     """Replace this process by Milvus."""
     _, local = environment.load()
     folder = local.data / "milvus"
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics_port_file(local).unlink(missing_ok=True)
     if local.real_milvus:
-        _become_server(folder / "server", local.milvus_port)
+        metrics_port = find_free(_METRICS_PORT, set())
+        metrics_port_file(local).write_text(str(metrics_port))
+        _become_server(folder / "server", local.milvus_port, metrics_port)
     program = str(Path(sys.executable).parent / "milvus-lite")
     arguments = ["--data-dir", str(folder / "lite"), "--host", "127.0.0.1"]
     os.execv(program, [program, "server", *arguments, "--port", str(local.milvus_port)])  # noqa: S606
 
 
-def _become_server(folder: Path, port: int) -> None:
+def metrics_port_file(local: environment.LocalSettings) -> Path:
+    """Return the file with the port of the server's metrics and health; Milvus Lite has none."""
+    return local.data / "milvus" / "metrics.port"
+
+
+def _become_server(folder: Path, port: int, metrics_port: int) -> None:
     import milvus  # noqa: PLC0415  only where its wheel is installed
 
     class Config(milvus.MilvusServerConfig):  # type: ignore[misc]
@@ -62,7 +71,7 @@ def _become_server(folder: Path, port: int) -> None:
         **os.environ,
         "DEPLOY_MODE": "STANDALONE",
         "ETCD_CONFIG_PATH": str(_write_etcd(folder / "configs" / "etcd.yaml")),
-        "METRICS_PORT": str(find_free(_METRICS_PORT, set())),
+        "METRICS_PORT": str(metrics_port),
         "MILVUS_RUN_DIR": str(folder / "run"),
         "LD_LIBRARY_PATH": os.pathsep.join(
             [str(binary.parent), os.environ.get("LD_LIBRARY_PATH", "")]

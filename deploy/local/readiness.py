@@ -3,8 +3,10 @@
 import socket
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,7 @@ from cra.shared.rpc import LIVENESS
 from cra.shared.settings import Settings
 from deploy.healthcheck import beats, is_serving
 from deploy.local.environment import LocalSettings, StackError
+from deploy.local.milvus import metrics_port_file
 from deploy.local.runner import tail
 from deploy.local.state import StateFile
 
@@ -28,7 +31,7 @@ def probes(settings: Settings, local: LocalSettings) -> dict[str, Callable[[], b
     return {
         "redis": lambda: _redis(settings),
         "s3": lambda: _buckets(settings),
-        "milvus": lambda: _listens(local.milvus_port),
+        "milvus": lambda: _listens(local.milvus_port) and milvus_is_sound(local),
         "events": lambda: _http(f"http://127.0.0.1:{settings.events_port}/healthz"),
         "embedding": lambda: is_serving(settings.embedding_port, settings),
         "ingest": lambda: is_serving(settings.ingest_port, settings),
@@ -37,11 +40,11 @@ def probes(settings: Settings, local: LocalSettings) -> dict[str, Callable[[], b
     }
 
 
-def signs_of_life(settings: Settings) -> dict[str, Callable[[], bool]]:
-    """Return for each service a question that is False once its process has to be started again.
+def signs_of_life(settings: Settings, local: LocalSettings) -> dict[str, Callable[[], bool]]:
+    """Return for each part a question that is False once its process has to be started again.
 
-    What it depends on may be down meanwhile. The foundations are not asked: a store that takes
-    its time is not to be killed over it.
+    What it depends on may be down meanwhile. A foundation that takes its time is not killed over
+    it; Milvus is when it says of itself that it has come to an end.
     """
     folder = Path(settings.heartbeat_folder)
     return {
@@ -51,7 +54,24 @@ def signs_of_life(settings: Settings) -> dict[str, Callable[[], bool]]:
         "web": lambda: is_serving(settings.web_port, settings, LIVENESS),
         "worker": lambda: beats(folder / "worker"),
         "beat": lambda: beats(folder / "beat"),
+        "milvus": lambda: milvus_is_sound(local),
     }
+
+
+def milvus_is_sound(local: LocalSettings) -> bool:
+    """Tell whether the Milvus server does not call one of its components abnormal.
+
+    One that lost its lease, because it was stopped for longer, says so and serves no more. It means
+    to end then, but has been seen not to. One that does not answer may be busy, or starting.
+    """
+    try:
+        port = int(metrics_port_file(local).read_text())
+        _http(f"http://127.0.0.1:{port}/healthz")
+    except urllib.error.HTTPError as error:
+        return b"Abnormal" not in error.read()
+    except (OSError, ValueError, HTTPException):
+        return True
+    return True
 
 
 def missing(questions: Mapping[str, Callable[[], bool]]) -> list[str]:

@@ -1,8 +1,9 @@
-"""A real worker and beat that stand still: seen by their heartbeats, and started again."""
+"""What stands still or has come to an end is seen: a real worker, beat and Milvus server."""
 
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ import pytest
 from cra.shared.settings import Settings
 from deploy.healthcheck import beats
 from deploy.local import readiness
+from deploy.local.environment import LocalSettings
 from deploy.local.parts import Part
 from deploy.local.runner import Runner
 from deploy.local.state import PartState
-from tests.servers import ROOT, wait_until
+from tests.servers import ROOT, milvus_process, wait_until
 
 
 @pytest.mark.slow
@@ -40,7 +42,7 @@ def test_a_worker_and_beat_that_stand_still_are_started_again(
     }
     settings = Settings(heartbeat_folder=str(tmp_path / "signs"))
     history: list[list[PartState]] = []
-    works = readiness.signs_of_life(settings)
+    works = readiness.signs_of_life(settings, LocalSettings(data_dir=tmp_path))
     runner = Runner(parts, env, ROOT, tmp_path, (), history.append, works)
     runner.start()
 
@@ -61,3 +63,21 @@ def test_a_worker_and_beat_that_stand_still_are_started_again(
         wait_until(lambda: working(2), "both work again", 90)
     finally:
         runner.stop()
+
+
+@pytest.mark.slow
+def test_a_milvus_that_lost_its_lease_is_known(tmp_path: Path) -> None:
+    """Stopped for longer than its lease it serves no more, and the runner is told to kill it.
+
+    Break: `Initializing` for `Abnormal`.
+    """
+    pytest.importorskip("milvus", reason="the Milvus server's wheel does not install here")
+    local = LocalSettings(data_dir=tmp_path)
+    with milvus_process(tmp_path, "server") as (_, pid):
+        assert readiness.milvus_is_sound(local)
+        lease = threading.Event()
+        os.kill(pid, signal.SIGSTOP)
+        lease.wait(14)  # it is of ten seconds
+        assert readiness.milvus_is_sound(local), "what does not answer is not killed"
+        os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: not readiness.milvus_is_sound(local), "it says so", 30)
