@@ -141,16 +141,18 @@ class SearchClient:
 
     def _call(self, request: pb.SearchRequest) -> pb.SearchResponse:
         try:
-            return self._stub.Search(request, timeout=self._timeout)
+            with rpc.client_span(SERVICE, "Search"):
+                return self._stub.Search(request, timeout=self._timeout)
         except grpc.RpcError as error:
             raise rpc.from_rpc_error(error, self._server) from error
 
     async def answer(self, request: pb.SearchRequest) -> pb.SearchResponse:
         """Send a request as it is, once, from a coroutine; if that is cancelled, so is the call."""
         try:
-            response: pb.SearchResponse = await rpc.answer(
-                self._stub.Search, request, self._timeout
-            )
+            with rpc.client_span(SERVICE, "Search"):
+                response: pb.SearchResponse = await rpc.answer(
+                    self._stub.Search, request, self._timeout
+                )
         except grpc.RpcError as error:
             raise rpc.from_rpc_error(error, self._server) from error
         return response

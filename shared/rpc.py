@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from cra.shared import errors
+from cra.shared import errors, tracing
 from cra.shared.tls import ClientTls
 
 MAX_MESSAGE_BYTES: Final = {
@@ -230,6 +230,15 @@ def check_caller() -> None:
         raise errors.DeadlineExceededError("the deadline passed before the answer was ready")
 
 
+def client_span(service: str, method: str) -> tracing.Scope:
+    """Return the span of a call to another server; it is none outside of a trace."""
+    return tracing.span(
+        f"{service}/{method}",
+        kind="CLIENT",
+        **{"rpc.system": "grpc", "rpc.service": service, "rpc.method": method},
+    )
+
+
 def call(method: Any, request: Any, timeout: float, *, cancel: bool) -> Any:
     """Make a call for the caller of the one that is worked on, and no longer than that waits.
 
@@ -291,6 +300,8 @@ class _AddMetadata(
         metadata = [*(details.metadata or ()), *self._metadata]
         if request_id.get().isascii() and request_id.get().isprintable() and request_id.get():
             metadata.append(("x-request-id", request_id.get()))
+        if traceparent := tracing.current():
+            metadata.append(("traceparent", traceparent))
         return details._replace(metadata=metadata)
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:

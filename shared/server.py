@@ -14,11 +14,12 @@ from typing import Any, Final
 
 import grpc
 import structlog
+from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from cra.shared import rpc
+from cra.shared import rpc, tracing
 from cra.shared.errors import (
     CraError,
     DeadlineExceededError,
@@ -28,6 +29,7 @@ from cra.shared.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from cra.shared.metrics import OTHER, READY, CallMetrics
 from cra.shared.settings import Settings
 from cra.shared.telemetry import configure_logging, new_id
 
@@ -45,10 +47,13 @@ def run_service(name: str, main: Callable[[Settings], None]) -> None:
     try:
         settings = Settings.load()
         configure_logging(name, settings.log_format, settings.log_level)
+        tracing.configure(name, settings)
         main(settings)
     except CraError as error:
         _log.error("cannot start", problem=error.message)
         sys.exit(CANNOT_START if isinstance(error, FailedPreconditionError) else 1)
+    finally:
+        tracing.close()
 
 
 CANNOT_START: Final = 78
@@ -89,6 +94,9 @@ GARBAGE: Final = 20_000
 
 LAST_BYTES: Final = 0.5
 """Seconds for the answers of the last calls to leave."""
+
+_OUR_FAULT: Final = {"DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE"}
+"""Codes of calls that are errors in a trace: not those that tell a caller of its own mistake."""
 
 _log = structlog.get_logger()
 
@@ -187,7 +195,9 @@ class _Boundary(grpc.ServerInterceptor):
         tokens: Mapping[str, str],
         check: Callable[[str, str], object],
         longest: Mapping[str, float],
+        metrics: CallMetrics,
     ) -> None:
+        self.metrics = metrics
         self._max_calls = max_calls
         # A stream stays for as long as its caller likes; they must not be all there is.
         self._max_streams = max(1, max_calls // 2)
@@ -338,16 +348,44 @@ class _Call:
         self._boundary, self._method, self._context = boundary, method, context
         self._stream = stream
         self._admitted = False
+        self._name = boundary.metrics.name_of(method)
+        self._span = tracing.Scope()
 
     def begin(self) -> None:
-        """Bind what the log lines of the call have in common."""
+        """Bind what the log lines of the call have in common, and begin to count and trace it."""
         self._start = time.perf_counter()
+        self._boundary.metrics.begin(self._name)
         structlog.contextvars.clear_contextvars()
-        given = dict(self._context.invocation_metadata()).get("x-request-id")
+        metadata = dict(self._context.invocation_metadata())
+        given = metadata.get("x-request-id")
         request_id = str(given)[:128] if given else new_id()
         rpc.request_id.set(request_id)
+        if tracing.is_on():
+            self._begin_span(str(metadata.get("traceparent", "")), request_id)
         rpc.caller.set(rpc.caller_of(self._context))
         structlog.contextvars.bind_contextvars(method=self._method, request_id=request_id)
+
+    def _begin_span(self, parent: str, request_id: str) -> None:
+        service, _, method = self._method.removeprefix("/").rpartition("/")
+        if self._name == OTHER:
+            method = OTHER
+        self._span = tracing.span(
+            f"{service}/{method}",
+            parent,
+            "SERVER",
+            request_id=request_id,
+            **{"rpc.system": "grpc", "rpc.service": service, "rpc.method": method},
+        )
+        self._span.__enter__()
+
+    def _end(self, code: str) -> None:
+        """Count the call as ended; after the last log line, which names its span."""
+        seconds = time.perf_counter() - self._start
+        self._boundary.metrics.end(self._name, code, seconds)
+        self._span.note(**{"rpc.grpc.status": code})
+        if code in _OUR_FAULT:
+            self._span.fail(code)
+        self._span.__exit__(None, None, None)
 
     def __enter__(self) -> Callable[[], None]:
         self.begin()
@@ -364,24 +402,32 @@ class _Call:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if self._admitted:
             self._boundary.release(self._method, self._stream)
-        seconds = round(time.perf_counter() - self._start, 4)
-        if error is None or isinstance(error, GeneratorExit):
-            _log.debug("call", code="OK", seconds=seconds)
-        elif isinstance(error, CraError):
-            self.abort(error, seconds)
-        elif not self._context.code():  # type: ignore[attr-defined]
+        if isinstance(error, CraError):
+            self.abort(error)
+        elif error is None or isinstance(error, GeneratorExit):
+            code = "OK" if error is None else "CANCELLED"  # who called reads no further
+            seconds = round(time.perf_counter() - self._start, 4)
+            _log.debug("call", code=code, seconds=seconds)
+            self._end(code)
+        elif code := self._context.code():  # type: ignore[attr-defined]
+            self._end(code.name)
+        else:
             # No status was set on purpose: it is a bug of ours.
-            _log.exception("call failed", seconds=seconds, exc_info=error)
+            _log.exception("call failed", exc_info=error)
+            self._end("INTERNAL")
             self._context.abort(grpc.StatusCode.INTERNAL, "internal error; see the service's log")
 
-    def abort(self, error: CraError, seconds: float = 0.0) -> None:
+    def abort(self, error: CraError) -> None:
         """Log an error and end the call with it."""
         if isinstance(error, ResourceExhaustedError):
             self._boundary.refused += 1
             log = _log.debug  # there may be thousands a second, and each line costs
         else:
             log = _log.info
-        log("call", code=rpc.code_of(error).name, problem=error.message[:500], seconds=seconds)
+        code = rpc.code_of(error).name
+        seconds = round(time.perf_counter() - self._start, 4)
+        log("call", code=code, problem=error.message[:500], seconds=seconds)
+        self._end(code)
         status: Any = rpc_status.to_status(rpc.to_status(error))
         if isinstance(error, UnavailableError) and seconds > SOON:
             # Once more would take as long again, until the caller's deadline hides the reason.
@@ -476,7 +522,9 @@ class Server:
         self._works = works
         self._checking_since: float | None = None
         self._watcher = threading.Thread(target=self._watch, name="readiness", daemon=True)
-        self._boundary = _Boundary(max_calls, tokens or {}, check, longest or {})
+        methods = descriptor_pool.Default().FindServiceByName(service).methods_by_name
+        metrics = CallMetrics(service, methods)
+        self._boundary = _Boundary(max_calls, tokens or {}, check, longest or {}, metrics)
         self._health = _Health(futures.ThreadPoolExecutor(4, "health"), self._what_is_stuck)
         self._set_health(serving=False)
         self._server = grpc.server(
@@ -552,6 +600,7 @@ class Server:
         _log.info("stopped")
 
     def _watch(self) -> None:
+        tracing.mute()
         was_ready: bool | None = None
         while not self._stopping.is_set():
             self._checking_since = time.monotonic()
@@ -597,5 +646,6 @@ class Server:
     def _set_health(self, *, serving: bool) -> None:
         states = health_pb2.HealthCheckResponse
         state = states.SERVING if serving else states.NOT_SERVING
+        READY.labels(self._service).set(serving)
         for name in ("", self._service):
             self._health.set(name, state)

@@ -54,6 +54,7 @@ Bucket = Annotated[str, AfterValidator(_check_bucket)]
 Device = Annotated[str, AfterValidator(_check_device)]
 File = Annotated[str, AfterValidator(_check_file)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+MetricsPort = Annotated[int, Field(ge=0, le=65535)]
 
 
 class EnvironmentSettings(BaseSettings):
@@ -168,12 +169,21 @@ class Settings(EnvironmentSettings):
     embedding_port: Port = Field(50052, description="port of the embedding service")
     ingest_port: Port = Field(50053, description="port of the ingest service")
     events_port: Port = Field(8081, description="port of the bucket event receiver")
-    gateway_metrics_port: int = Field(
-        9101, ge=0, le=65535, description="port of the gateway's Prometheus metrics; 0: none"
+    gateway_metrics_port: MetricsPort = Field(
+        9101, description="port of the gateway's Prometheus metrics; 0: none"
+    )
+    embedding_metrics_port: MetricsPort = Field(
+        9102, description="port of the embedding service's; 0: none"
+    )
+    ingest_metrics_port: MetricsPort = Field(
+        9103, description="port of the ingest service's, bucket events included; 0: none"
+    )
+    worker_metrics_port: MetricsPort = Field(
+        9106, description="port of an ingest worker's, all of its processes together; 0: none"
     )
     web_port: Port = Field(8080, description="port of the search page")
-    web_metrics_port: int = Field(
-        9105, ge=0, le=65535, description="port of the search page's Prometheus metrics; 0: none"
+    web_metrics_port: MetricsPort = Field(
+        9105, description="port of the search page's Prometheus metrics; 0: none"
     )
     web_changes: bool = Field(
         True,
@@ -347,6 +357,31 @@ class Settings(EnvironmentSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="least severity that is logged"
     )
+    count_seconds: int = Field(
+        60,
+        ge=1,
+        le=86_400,
+        description="time between two counts of objects and index for metrics; longer where "
+        "counting takes long",
+    )
+    otlp_endpoint: str = Field(
+        "",
+        description="where OpenTelemetry traces go to, by OTLP over HTTP, such as "
+        "`http://collector:4318`; empty: nowhere",
+    )
+    trace_file: str = Field(
+        "", description="file that traces are appended to, a span a line; empty: none"
+    )
+    trace_sample: float = Field(
+        1.0, ge=0, le=1, description="share of traces that are kept, of those that begin here"
+    )
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_otlp(cls, value: str) -> str:
+        if value and not re.fullmatch("https?://[^/?#]+/?", value):
+            raise ValueError(f"{value!r} is not of the form http://HOST:PORT")
+        return value
 
     @field_validator("buckets", "web_hosts", mode="before")
     @classmethod

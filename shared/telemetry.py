@@ -1,4 +1,4 @@
-"""Structured logs: one line an event, with the ids of the request or task bound to it."""
+"""Structured logs, one line an event, with the ids of its request, task and trace; and metrics."""
 
 import logging
 import sys
@@ -7,18 +7,20 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
-from prometheus_client import start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 
+from cra.shared import tracing
 from cra.shared.errors import FailedPreconditionError
 
 
 def configure_logging(service: str, log_format: str = "console", level: str = "INFO") -> None:
     """Send structlog's and the standard library's lines to stderr in one format."""
 
-    def add_service(
+    def add_origin(
         _logger: Any, _method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
         event["service"] = service
+        event.update(tracing.ids())
         return event
 
     shared: list[structlog.typing.Processor] = [
@@ -26,7 +28,7 @@ def configure_logging(service: str, log_format: str = "console", level: str = "I
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        add_service,
+        add_origin,
     ]
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
@@ -54,8 +56,13 @@ def configure_logging(service: str, log_format: str = "console", level: str = "I
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def serve_metrics(host: str, port: int) -> None:
-    """Show this process's metrics to Prometheus at `/metrics`, unless `port` is 0.
+def serve_metrics(host: str, port: int, registry: CollectorRegistry = REGISTRY) -> None:
+    """Show metrics to Prometheus at `/metrics`, unless `port` is 0.
+
+    Args:
+        host: address to listen on.
+        port: likewise.
+        registry: what is shown; this process's own metrics, unless given.
 
     Raises:
         FailedPreconditionError: the port is taken.
@@ -63,7 +70,7 @@ def serve_metrics(host: str, port: int) -> None:
     if not port:
         return
     try:
-        start_http_server(port, host)
+        start_http_server(port, host, registry)
     except OSError as error:
         raise FailedPreconditionError(
             f"cannot listen on {host}:{port}: {error.strerror}"

@@ -19,9 +19,11 @@ from pydantic import SecretStr
 from cra.shared.adapters.object_store import connect
 from cra.shared.settings import Settings
 from deploy.local import parts
-from deploy.local.environment import LocalSettings
+from deploy.local.environment import LocalSettings, ports_of
 
 ROOT = Path(__file__).resolve().parents[1]
+NO_METRICS = {name: "0" for name in ports_of(Settings()) if name.endswith("_METRICS_PORT")}
+"""Settings of services that run beside others of their kind, which want the same port."""
 STARTS_WITHIN = 120.0
 """Seconds. The Milvus server takes about 32 on quiet cores."""
 
@@ -81,7 +83,7 @@ def running(
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **NO_METRICS, **(env or {})},
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,

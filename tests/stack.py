@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 from dotenv import dotenv_values
 from minio import Minio
 
@@ -17,9 +18,11 @@ from cra.shared import rpc
 from cra.shared.adapters.object_store import connect, encode_metadata
 from cra.shared.client import SearchClient
 from cra.shared.settings import Settings
+from deploy.local.environment import LocalSettings
 from tests.servers import ROOT, free_ports, starting, wait_until
 
 INGEST = "cra.ingest.v1.IngestService"
+METRICS_PORTS = [name for name in Settings.model_fields if name.endswith("_metrics_port")]
 
 
 class Stack:
@@ -65,6 +68,14 @@ class Stack:
         """Wait until a picture is found under a key with a cosine above 0.99."""
         wait_until(lambda: self.best(image) > (key, 0.99) and self.best(image)[0] == key, key)
 
+    def metrics(self) -> dict[str, str]:
+        """Return what each process shows to Prometheus, by the setting of its port."""
+        pages = {}
+        for name in METRICS_PORTS:
+            url = f"http://127.0.0.1:{getattr(self.settings, name)}/metrics"
+            pages[name] = httpx.get(url, timeout=20).text
+        return pages
+
     def cra(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the command line."""
         command = [str(Path(sys.executable).parent / "cra"), *arguments]
@@ -73,18 +84,11 @@ class Stack:
         )
 
 
-_PORTS = (
-    "GATEWAY",
-    "EMBEDDING",
-    "INGEST",
-    "EVENTS",
-    "WEB",
-    "GATEWAY_METRICS",
-    "WEB_METRICS",
-    "S3",
-    "MILVUS",
-    "REDIS",
-)
+_PORTS = [
+    name.removesuffix("_port").upper()
+    for name in (*Settings.model_fields, *LocalSettings.model_fields)
+    if name.endswith("_port")
+]
 
 
 @contextlib.contextmanager

@@ -107,6 +107,15 @@ def derive(settings: Settings, local: LocalSettings) -> dict[str, str]:
     return derived
 
 
+def ports_of(settings: Settings) -> dict[str, int]:
+    """Return the ports that our services listen on, by setting; 0 where none is wanted."""
+    return {
+        f"CRA_{name.upper()}": getattr(settings, name)
+        for name in Settings.model_fields
+        if name.endswith("_port")
+    }
+
+
 def check_ports(settings: Settings, local: LocalSettings) -> None:
     """Check that every port that is not moved by itself is free.
 
@@ -114,13 +123,7 @@ def check_ports(settings: Settings, local: LocalSettings) -> None:
         StackError: names each port that is taken, the setting that moves it and who holds it.
     """
     needed = {
-        "CRA_GATEWAY_PORT": (settings.gateway_port, settings.host),
-        "CRA_EMBEDDING_PORT": (settings.embedding_port, settings.host),
-        "CRA_INGEST_PORT": (settings.ingest_port, settings.host),
-        "CRA_EVENTS_PORT": (settings.events_port, settings.host),
-        "CRA_GATEWAY_METRICS_PORT": (settings.gateway_metrics_port, settings.host),
-        "CRA_WEB_PORT": (settings.web_port, settings.host),
-        "CRA_WEB_METRICS_PORT": (settings.web_metrics_port, settings.host),
+        **{name: (port, settings.host) for name, port in ports_of(settings).items()},
         "CRA_S3_PORT": (local.s3_port, "127.0.0.1"),
         "CRA_MILVUS_PORT": (local.milvus_port, "127.0.0.1"),
     }

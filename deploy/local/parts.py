@@ -18,7 +18,7 @@ from honcho.environ import parse_procfile
 from pydantic import SecretStr
 
 from cra.shared.settings import Settings
-from deploy.local.environment import ROOT, LocalSettings, StackError
+from deploy.local.environment import ROOT, LocalSettings, StackError, ports_of
 from deploy.local.ports import find_free
 
 PROCFILE: Final = ROOT / "deploy" / "Procfile"
@@ -245,13 +245,7 @@ def _configure_s3(
         local.s3_port,
         local.milvus_port,
         redis_port,
-        settings.gateway_port,
-        settings.embedding_port,
-        settings.ingest_port,
-        settings.events_port,
-        settings.gateway_metrics_port,
-        settings.web_port,
-        settings.web_metrics_port,
+        *ports_of(settings).values(),
     }
     options: dict[str, str | int] = {
         "ip": "127.0.0.1",

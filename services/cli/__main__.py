@@ -16,6 +16,8 @@ from cra.services.cli.keys import keys
 from cra.services.cli.put import put
 from cra.services.cli.releases import releases
 from cra.services.cli.search import search
+from cra.services.cli.traces import trace
+from cra.shared import tracing
 from cra.shared.console import examples
 from cra.shared.errors import (
     CraError,
@@ -104,10 +106,14 @@ def main(context: click.Context, env_file: Path | None) -> None:
     """
     if context.invoked_subcommand not in _WITHOUT_SETTINGS:
         context.obj = Settings.load(env_file)
+        if context.invoked_subcommand != trace.name:
+            tracing.configure("cra", context.obj)
+            context.call_on_close(tracing.close)
+            context.with_resource(tracing.span(f"cra {context.invoked_subcommand}", ""))
 
 
 for _command in (
-    completion, doctor, failures, keys, put, reconcile, releases, search, status,
+    completion, doctor, failures, keys, put, reconcile, releases, search, status, trace,
 ):  # fmt: skip
     main.add_command(_command)
 

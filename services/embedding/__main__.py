@@ -3,6 +3,7 @@
 from typing import Final
 
 from cra.embedding.v1 import embedding_pb2_grpc as pb_grpc
+from cra.services.embedding.metrics import MODEL
 from cra.services.embedding.releases import Releases
 from cra.services.embedding.servicer import EmbeddingServicer
 from cra.services.embedding.towers import TowerProcesses
@@ -10,6 +11,7 @@ from cra.shared.adapters.release_store import S3ReleaseStore
 from cra.shared.adapters.remote_encoder import SERVICE
 from cra.shared.server import Server, run_service
 from cra.shared.settings import Settings
+from cra.shared.telemetry import serve_metrics
 
 GATEWAYS: Final = 4
 """How many times as many calls as another server it takes at once: several gateways, and workers
@@ -18,9 +20,20 @@ too, share it, and what it is asked for waits in lines of its own."""
 
 def main(settings: Settings) -> None:
     """Load the towers, serve until SIGTERM, drain."""
+    serve_metrics(settings.host, settings.embedding_metrics_port)
     towers = TowerProcesses(settings)
     releases = Releases(towers, S3ReleaseStore(settings), settings)
     releases.start()
+    info = towers.info
+    MODEL.info(
+        {
+            "model": info.name,
+            "image_tower": info.image_tower,
+            "engine": info.engine,
+            "device": info.device,
+            "precision": info.precision,
+        }
+    )
     servicer = EmbeddingServicer(towers, releases, settings)
     server = Server(
         settings,

@@ -16,6 +16,8 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from cra.services.embedding import metrics
+from cra.shared import tracing
 from cra.shared.errors import DeadlineExceededError, ResourceExhaustedError, UnavailableError
 
 SMOOTH = 0.2
@@ -44,6 +46,8 @@ class _Waiting(Generic[Item, Result]):
     deadline: float = field(compare=False)
     future: "Future[Encoded[Result]]" = field(compare=False)
     since: float = field(compare=False)
+    trace: str = field(compare=False)
+    """Traceparent of the call that it came with."""
 
 
 class Batcher(Generic[Item, Result]):
@@ -90,6 +94,14 @@ class Batcher(Generic[Item, Result]):
         self._seconds_an_item = 0.0
         self.last_success = float("-inf")
         """`time.monotonic()` when a batch was last encoded to something sound."""
+        metrics.QUEUE_ITEMS.labels(name).set_function(lambda: len(self._line))
+        self._queue_seconds = metrics.QUEUE_SECONDS.labels(name)
+        self._encode_seconds = metrics.ENCODE_SECONDS.labels(name)
+        self._batch_items = metrics.BATCH_ITEMS.labels(name)
+        self._dropped = metrics.DROPPED.labels(name)
+        self._failed = metrics.FAILED_BATCHES.labels(name)
+        self._full = metrics.REFUSED.labels(name, "full")
+        self._late = metrics.REFUSED.labels(name, "late")
         self._threads = [
             threading.Thread(target=self._run, name=f"batch-{name}-{lane}", daemon=True)
             for lane in range(lanes)
@@ -121,6 +133,7 @@ class Batcher(Generic[Item, Result]):
                 self._drop_dead()
             if len(self._line) + len(items) > self._max_queue:
                 wait = max(0.1, len(self._line) * self._seconds_an_item)
+                self._full.inc(len(items))
                 raise ResourceExhaustedError(
                     f"{len(self._line)} {self._name}s are waiting already; "
                     f"at most {self._max_queue} may",
@@ -131,13 +144,15 @@ class Batcher(Generic[Item, Result]):
             if items and self._wait(priority) > left:
                 self._drop_dead()
             if items and (wait := self._wait(priority)) > left:
+                self._late.inc(len(items))
                 raise ResourceExhaustedError(
                     f"the {self._name}s that are waiting already take about {wait:.1f} s; the "
                     f"deadline is in {left:.1f} s",
                     retry_after=wait,
                 )
+            trace = tracing.sampled()
             waiting: list[_Waiting[Item, Result]] = [
-                _Waiting(priority, next(self._numbers), item, deadline, Future(), now)
+                _Waiting(priority, next(self._numbers), item, deadline, Future(), now, trace)
                 for item in items
             ]
             for entry in waiting:
@@ -190,9 +205,11 @@ class Batcher(Generic[Item, Result]):
         while batch := self._next_batch():
             start = self._busy_since[me] = time.monotonic()
             try:
-                results = self._encode([entry.item for entry in batch])
+                with self._traced(batch, start):
+                    results = self._encode([entry.item for entry in batch])
                 answered = list(zip(batch, results, strict=True))
             except Exception as error:  # goes to the callers, whatever it is
+                self._failed.inc()
                 for entry in batch:
                     entry.future.set_exception(error)
                 continue
@@ -201,12 +218,31 @@ class Batcher(Generic[Item, Result]):
                     entry.future.set_exception(UnavailableError(f"its thread died: {error!r}"))
                 raise
             took = time.monotonic() - start
+            self._note(batch, start, took)
             now_known = took / len(batch) / len(self._threads)
             self._seconds_an_item += SMOOTH * (now_known - self._seconds_an_item)
             if any(self._sound(result) for _, result in answered):
                 self.last_success = time.monotonic()
             for entry, result in answered:
                 entry.future.set_result(Encoded(result, start - entry.since, took))
+
+    def _note(self, batch: Sequence[_Waiting[Item, Result]], start: float, took: float) -> None:
+        self._batch_items.observe(len(batch))
+        self._encode_seconds.observe(took)
+        for entry in batch:
+            self._queue_seconds.observe(start - entry.since)
+
+    def _traced(self, batch: Sequence[_Waiting[Item, Result]], start: float) -> tracing.Scope:
+        """Return the batch as a span in the trace of each of its calls, after their waits."""
+        if not tracing.is_on():
+            return tracing.Scope()
+        now = time.time_ns()
+        first = {entry.trace: entry for entry in reversed(batch) if entry.trace}
+        for trace, entry in first.items():
+            waited = round((start - entry.since) * 1e9)
+            tracing.record(f"{self._name} queue", now - waited, now, trace)
+        traces = [entry.trace for entry in batch]
+        return tracing.shared_span(f"{self._name} batch", traces, items=len(batch))
 
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
         """Wait for work; an empty batch means the end."""
@@ -241,7 +277,10 @@ class Batcher(Generic[Item, Result]):
     def _is_dead(self, entry: _Waiting[Item, Result]) -> bool:
         """Tell whether nobody waits any more: the caller hung up, or its deadline has passed."""
         if entry.deadline >= time.monotonic():
-            return entry.future.cancelled()
+            hung_up = entry.future.cancelled()
+            self._dropped.inc(hung_up)
+            return hung_up
+        self._dropped.inc()
         if entry.future.set_running_or_notify_cancel():
             entry.future.set_exception(
                 DeadlineExceededError(f"waited too long for the {self._name} tower")

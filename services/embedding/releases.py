@@ -17,6 +17,7 @@ from typing import Final
 
 import structlog
 
+from cra.services.embedding.metrics import RELEASES
 from cra.services.embedding.shelf import Served, Shelf
 from cra.services.embedding.towers import Towers
 from cra.shared.errors import (
@@ -25,6 +26,7 @@ from cra.shared.errors import (
     NotFoundError,
     UnavailableError,
 )
+from cra.shared.metrics import show_release
 from cra.shared.ports import ReleaseState, ReleaseStore
 from cra.shared.releases import NAME
 from cra.shared.settings import Settings
@@ -212,6 +214,15 @@ class Releases:
             shelf.see_problem("bucket", bucket_problem)
             shelf.see_problem("pointer", pointer_problem)
             shelf.follow()
+            self._show()
+
+    def _show(self) -> None:
+        """Have the metrics say what is served."""
+        served = self._shelf.served()
+        show_release(served.active, self._towers.info.image_tower)
+        states = Counter(one.state for one in served.releases)
+        for state in ReleaseState:
+            RELEASES.labels(state.name.lower()).set(states[state])
 
     # The second thread: what is loaded.
 
@@ -291,6 +302,7 @@ class Releases:
             else:
                 self._shelf.loaded.add(name)
             self._shelf.follow()
+            self._show()
             self._changed.notify_all()
 
     def _unload(self) -> None:

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from cra.embedding.v1 import embedding_pb2 as pb
 from cra.embedding.v1 import embedding_pb2_grpc as pb_grpc
 from cra.services.embedding.batcher import Batcher, Encoded
+from cra.services.embedding.metrics import PREPARE_SECONDS
 from cra.services.embedding.releases import Releases
 from cra.services.embedding.towers import IDLE_SHARE, LOADS_WITHIN, Towers
-from cra.shared import rpc
+from cra.shared import rpc, tracing
 from cra.shared.adapters.remote_encoder import RELEASE_STATES
 from cra.shared.errors import (
     CraError,
@@ -140,7 +141,8 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             known = ", ".join(map(str, pb.Priority.values()))
             raise InvalidArgumentError("priority", f"is {request.priority}; {known} are allowed")
         deadline = _deadline(context)
-        prepared = list(self._decoders.map(self._prepare, request.items))
+        with tracing.span("decode", items=len(request.items)):
+            prepared = list(self._decoders.map(self._prepare, request.items))
         good = [one for one in prepared if not isinstance(one, BadImageError)]
         priority = 1 if request.priority == pb.PRIORITY_BULK else 0
         encoded = _wait(self._images.submit(good, deadline, priority), deadline, context)
@@ -216,7 +218,8 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             side = self._preprocessing.input_size
             return np.frombuffer(item.pixels.data, np.uint8).reshape(side, side, 3)
         try:
-            return prepare(item.encoded, self._preprocessing).pixels
+            with PREPARE_SECONDS.time():
+                return prepare(item.encoded, self._preprocessing).pixels
         except BadImageError as error:
             return error
 

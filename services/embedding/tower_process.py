@@ -1,6 +1,7 @@
 """What runs inside the tower processes: one tower in each, the text one with its releases."""
 
 import contextlib
+import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -12,9 +13,10 @@ import numpy.typing as npt
 
 from cra.services.embedding import batch_size
 from cra.services.embedding.engine import Engine
-from cra.shared import budget
+from cra.shared import budget, tracing
 from cra.shared.errors import FailedPreconditionError, UnavailableError
 from cra.shared.releases import Release
+from cra.shared.telemetry import configure_logging
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -46,6 +48,9 @@ def serve(
     global _problem  # noqa: PLW0603 - one tower a process
     # Ctrl-C reaches the whole group; the parent drains first and then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    name, settings = multiprocessing.current_process().name, engine.settings
+    configure_logging(name, settings.log_format, settings.log_level)
+    tracing.configure(name, settings)
     try:
         load(engine, releases)
     except Exception as error:  # raised again by _check
@@ -55,6 +60,7 @@ def serve(
         thread.start()
     for thread in threads:
         thread.join()
+    tracing.close()
 
 
 def _answer(pipe: "Connection") -> None:
@@ -63,9 +69,10 @@ def _answer(pipe: "Connection") -> None:
     with pipe, contextlib.suppress(EOFError, OSError):
         pipe.send("loaded")
         while True:
-            function, args = pipe.recv()
+            function, args, trace = pipe.recv()
             try:
-                answer = (True, function(*args))
+                with tracing.shared_span(function.__name__, [trace]):
+                    answer = (True, function(*args))
             except Exception as error:  # goes to the caller, whatever it is
                 answer = (False, error)
             pipe.send(answer)

@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from cra.services.embedding import tower_process
+from cra.services.embedding import metrics, tower_process
 from cra.services.embedding.engine import Engine
+from cra.shared import tracing
 from cra.shared.errors import UnavailableError
 from cra.shared.releases import Release
 from cra.shared.settings import Settings
@@ -117,9 +118,13 @@ class TowerProcesses:
     def __init__(self, settings: Settings) -> None:
         engine = Engine.choose(settings)
         seconds = settings.batch_seconds
-        self._text = _TowerProcess(tower_process.load_text_towers, engine, seconds)
+        self._text = _TowerProcess("text", tower_process.load_text_towers, engine, seconds)
         self._image = _TowerProcess(
-            tower_process.load_image_tower, engine, IDLE_SHARE * seconds, engine.image_lanes
+            "image",
+            tower_process.load_image_tower,
+            engine,
+            IDLE_SHARE * seconds,
+            engine.image_lanes,
         )
         try:
             text = self._text.encode(tower_process.text_info, seconds=LOADS_WITHIN)
@@ -185,7 +190,7 @@ class _Pipe:
             self._connection.recv()
             self._loaded = True
         try:
-            self._connection.send((function, args))
+            self._connection.send((function, args, tracing.sampled()))
         except BlockingIOError as error:
             raise TimeoutError("it did not take what was sent") from error
         self._await(seconds)
@@ -207,6 +212,7 @@ class _Life:
 
     def __init__(
         self,
+        name: str,
         load: tower_process.Load,
         engine: Engine,
         seconds: float,
@@ -219,7 +225,10 @@ class _Life:
         self.control: queue.SimpleQueue[_Pipe] = queue.SimpleQueue()
         ours, theirs = zip(*(context.Pipe() for _ in range(lanes + 1)), strict=True)
         self.process = context.Process(
-            target=tower_process.serve, args=(theirs, load, engine, releases), daemon=True
+            target=tower_process.serve,
+            name=f"{name}-tower",
+            args=(theirs, load, engine, releases),
+            daemon=True,
         )
         self.process.start()
         for pipe in theirs:
@@ -235,6 +244,7 @@ class _TowerProcess:
     A call goes straight over a pipe: a pool's threads would cost each query changes of context.
 
     Args:
+        name: of the tower, `text` or `image`.
         load: loads the towers, in the process.
         engine: likewise.
         seconds: that a call may take.
@@ -242,15 +252,22 @@ class _TowerProcess:
     """
 
     def __init__(
-        self, load: tower_process.Load, engine: Engine, seconds: float, lanes: int = 1
+        self,
+        name: str,
+        load: tower_process.Load,
+        engine: Engine,
+        seconds: float,
+        lanes: int = 1,
     ) -> None:
+        self._name = name
+        self._restarts = metrics.RESTARTS.labels(name)
         self._load, self._engine, self._lanes = load, engine, lanes
         self._seconds = seconds
         self._lock = threading.Lock()
         self._kept: dict[str, Release] = {}
         self.generation = 0
         """How many processes have died or were given up."""
-        self._life = _Life(load, engine, seconds, lanes, ())
+        self._life = _Life(name, load, engine, seconds, lanes, ())
 
     def encode(self, function: Callable[..., Any], *args: Any, seconds: float | None = None) -> Any:
         """Have the process call a function that encodes; return or raise what that does."""
@@ -289,13 +306,13 @@ class _TowerProcess:
         with self._lock:
             if self._life is not dead:
                 return
-            _log.error(
-                "starting another process for a tower", tower=self._load.__name__, problem=problem
-            )
+            _log.error("starting another process for a tower", tower=self._name, problem=problem)
             dead.process.kill()  # it may only have given up one pipe
             dead.process.join()
             self.generation += 1
+            self._restarts.inc()
             self._life = _Life(
+                self._name,
                 self._load,
                 self._engine,
                 self._seconds,

@@ -21,6 +21,7 @@ from cra.shared.errors import (
     NotFoundError,
     UnavailableError,
 )
+from cra.shared.metrics import show_release
 from cra.shared.ports import (
     EncodedTexts,
     Encoder,
@@ -154,13 +155,19 @@ class SearchEngine:
 
     def check(self) -> None:
         """Encode a text and search with it; raise what fails."""
-        models = self._encoder.models()
+        models = self._ask()
         tower = models.image_tower
         # A gateway that comes up before the first image is ingested is ready all the same.
         self._vectors.ensure_collection(tower.fingerprint, tower.dimension)
         encoded = self._encoder.embed_texts(["建筑"])
         self._vectors.search(tower.fingerprint, _numbers(encoded.vectors[0]), 1, SearchFilter())
         self._backgrounds.refresh(tower.fingerprint)
+
+    def _ask(self) -> Models:
+        """Ask the encoder what it serves, and have the metrics say so."""
+        models = self._encoder.models()
+        show_release(models.active_release.name, models.image_tower.fingerprint)
+        return models
 
     def _current_models(self) -> Models:
         now, known = time.monotonic(), self._models
@@ -171,7 +178,7 @@ class SearchEngine:
         try:
             if not alone and known is not None and known[0] >= now - 2 * MODELS_LAST:
                 return known[1]
-            models = self._encoder.models()
+            models = self._ask()
             self._models = (now, models)
             return models
         finally:

@@ -14,9 +14,10 @@ import structlog
 from cra.search.v1 import search_pb2 as pb
 from cra.search.v1 import search_pb2_grpc as pb_grpc
 from cra.services.gateway.keys import KeyRing
+from cra.services.gateway.metrics import SEARCHES, note_search
 from cra.services.gateway.query import parse
 from cra.services.gateway.search import RankedImage, Ranking, SearchEngine
-from cra.shared import rpc
+from cra.shared import rpc, tracing
 from cra.shared.api_keys import ApiKey
 from cra.shared.errors import (
     CraError,
@@ -87,10 +88,15 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
 
         context.add_callback(end)
         authorization = authorization_of(context.invocation_metadata())
+        stream = tracing.current()
 
         def answer(request: pb.SearchRequest) -> None:
             try:
-                answers.put(self._stream_answer(request, context, authorization))
+                with tracing.span("search", stream) as span:
+                    answered = self._stream_answer(request, context, authorization)
+                    if answered.HasField("error"):
+                        span.fail(answered.error.code)
+                answers.put(answered)
             except Exception as error:  # a bug, or a revoked key: it ends the stream, is logged
                 answers.put(error)
 
@@ -134,6 +140,16 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         return pb.SearchStreamResponse(request_id=response.request_id, response=response)
 
     def _answer(self, request: pb.SearchRequest, key: ApiKey | None) -> pb.SearchResponse:
+        try:
+            return self._search(request, key)
+        except CraError as error:
+            SEARCHES.labels(rpc.code_of(error).name).inc()
+            raise
+        except Exception:
+            SEARCHES.labels("INTERNAL").inc()
+            raise
+
+    def _search(self, request: pb.SearchRequest, key: ApiKey | None) -> pb.SearchResponse:
         start = time.perf_counter()
         asked_by = rpc.caller.get()
         if asked_by is not None:
@@ -148,6 +164,11 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         ):
             ranking = self._engine.search(query)
             total = time.perf_counter() - start
+            encode = ranking.encode
+            tracing.note(
+                request_id=request_id, release=ranking.text_release, hits=len(ranking.hits)
+            )
+            note_search(encode.queue, encode.encode, ranking.search_seconds, total)
             _log.debug("search", hits=len(ranking.hits), release=ranking.text_release)
         return _response(request_id, ranking, total)
 

@@ -6,10 +6,12 @@ import threading
 from typing import Final
 
 import uvicorn
+from prometheus_client import REGISTRY
 
 from cra.ingest.v1 import ingest_pb2_grpc as pb_grpc
 from cra.services.ingest import tasks
 from cra.services.ingest.ledger import Ledger
+from cra.services.ingest.metrics import Counting, StateMetrics
 from cra.services.ingest.receiver import create_receiver
 from cra.services.ingest.reconcile import Reconciler
 from cra.services.ingest.servicer import CHANGING, SERVICE, IngestServicer
@@ -20,6 +22,7 @@ from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.server import Server, run_service
 from cra.shared.settings import Settings
+from cra.shared.telemetry import serve_metrics
 
 RECEIVER_WITHIN: Final = 3.0
 """Seconds in which the receiver of events has to say that it lives."""
@@ -46,6 +49,11 @@ def main(settings: Settings) -> None:
         wake,
     )
     servicer = IngestServicer(ledger, reconciler, settings.buckets, wake)
+    counting = Counting(servicer.count, settings.count_seconds)
+    if settings.ingest_metrics_port:
+        REGISTRY.register(StateMetrics(ledger, servicer.last_count))
+        serve_metrics(settings.host, settings.ingest_metrics_port)
+        counting.start()
 
     def ready() -> None:
         ledger.ping()
@@ -97,6 +105,7 @@ def main(settings: Settings) -> None:
     server.run()
     receiver.should_exit = True
     thread.join()
+    counting.close()
     vectors.close()
     encoder.close()
 

@@ -7,18 +7,22 @@ when the worker dies, the lease runs out and the object is back in line with one
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, TypeVar
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
+from cra.shared import tracing
 from cra.shared.domain import ObjectRef, Version
 from cra.shared.errors import UnavailableError
+from cra.shared.metrics import DEPENDENCY_ERRORS
 
 WAITING: Final = "cra:waiting"  # sorted set: image_id by the time from which it may be taken
+SINCE: Final = "cra:since"  # sorted set: image_id by the time from which it is open
+TRACES: Final = "cra:traces"  # hash: image_id to the traceparent of what put it in line
 CLAIMED: Final = "cra:claimed"  # sorted set: image_id by the end of its lease
 LOSSES: Final = "cra:losses"  # hash: image_id to how many workers died over it
 RETRIES: Final = "cra:retries"  # hash: image_id to how often it was put back
@@ -35,17 +39,21 @@ workers are busy are not lost, and the tick looks at the line meanwhile."""
 LONGEST_PAUSE: Final = 30.0
 """Seconds; the most that a retry is put off."""
 
+MOST_TRACED: Final = 64
+"""Objects put in line at once that are followed; a whole bucket in one trace is no help."""
+
 ANSWERS_WITHIN: Final = 5.0
 """Seconds."""
 
 _CLAIM = """
 local now, lease, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
+local expired = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)
+for _, id in ipairs(expired) do
   redis.call('ZREM', KEYS[2], id)
   redis.call('HINCRBY', KEYS[3], id, 1)
   redis.call('ZADD', KEYS[1], 'NX', now, id)
 end
-local taken, lost = {}, 0
+local taken, lost, open = {}, 0, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, limit * 8)) do
   if #taken >= limit then break end
   -- Held by another worker: it stays in line until that one is done with it.
@@ -63,20 +71,32 @@ end
 for _, id in ipairs(taken) do
   redis.call('ZREM', KEYS[1], id)
   redis.call('ZADD', KEYS[2], lease, id)
+  table.insert(open, redis.call('ZSCORE', KEYS[4], id) or '')
+  table.insert(open, redis.call('HGET', KEYS[5], id) or '')
 end
-return {lost, taken}
+return {lost, taken, open, #expired}
 """
 
 _FINISH = """
 for _, id in ipairs(ARGV) do
   redis.call('ZREM', KEYS[1], id)
-  for key = 2, #KEYS do
+  local again = redis.call('ZSCORE', KEYS[2], id)
+  if again then
+    -- Put in line anew meanwhile: it is open since then, for the reason of then.
+    redis.call('ZADD', KEYS[3], again, id)
+  else
+    redis.call('ZREM', KEYS[3], id)
+    redis.call('HDEL', KEYS[4], id)
+  end
+  for key = 5, #KEYS do
     redis.call('HDEL', KEYS[key], id)
   end
 end
 """
-_FINISHED: Final = (CLAIMED, LOSSES, RETRIES, BLAMES)
-"""What forgets an object that is done or failed; the first is a sorted set."""
+_FINISHED: Final = (CLAIMED, WAITING, SINCE, TRACES, LOSSES, RETRIES, BLAMES)
+"""What forgets an object that is done or failed: the first by its place in the next three."""
+
+_ERRORS: Final = DEPENDENCY_ERRORS.labels("redis")
 
 T = TypeVar("T")
 
@@ -88,6 +108,22 @@ class Claim:
     refs: list[ObjectRef]
     losses: int
     """Workers that died over it, for a claim of one object; 0 otherwise."""
+    traces: Mapping[ObjectRef, str] = field(default_factory=dict)
+    """Traceparents of what put them in line; of those alone that are traced."""
+    waited: Mapping[ObjectRef, float] = field(default_factory=dict)
+    """Seconds since they were put in line, of those of which it is known."""
+    expired: int = 0
+    """Leases that were found to have run out."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """How much is open."""
+
+    waiting: int
+    claimed: int
+    failed: int
+    oldest_seconds: float
 
 
 @dataclass(frozen=True)
@@ -131,13 +167,26 @@ class Ledger:
         _call(self._redis.ping)
 
     def add(self, refs: Iterable[ObjectRef]) -> int:
-        """Put objects in line, to be taken at once; return how many were new there."""
+        """Put objects in line, to be taken at once; return how many were new there.
+
+        Each has the place in a trace of whoever puts it there, if that is traced and they are few.
+        """
         now = self._clock()
         line: dict[Any, Any] = {ref.image_id: now for ref in refs}
         if not line:
             return 0
-        # LT: one that waits for a later retry is taken now.
-        return int(_call(lambda: self._redis.zadd(WAITING, line, lt=True)))
+        trace = tracing.sampled()
+
+        def write() -> int:
+            with self._redis.pipeline() as pipe:
+                # LT: one that waits for a later retry is taken now.
+                pipe.zadd(WAITING, line, lt=True)
+                pipe.zadd(SINCE, line, nx=True)
+                if trace and len(line) <= MOST_TRACED:
+                    pipe.hset(TRACES, mapping=dict.fromkeys(line, trace))
+                return int(pipe.execute()[0])
+
+        return int(_call(write))
 
     def call(self) -> bool:
         """Return whether workers are to be called; not while an earlier call is on its way."""
@@ -150,12 +199,24 @@ class Ledger:
     def claim(self, limit: int) -> Claim:
         """Take up to `limit` objects that are due, those in line longest first."""
         now = self._clock()
-        lost, taken = _call(
+        lost, taken, known, expired = _call(
             lambda: self._claim(
-                keys=[WAITING, CLAIMED, LOSSES], args=[now, now + self._lease, limit]
+                keys=[WAITING, CLAIMED, LOSSES, SINCE, TRACES],
+                args=[now, now + self._lease, limit],
             )
         )
-        return Claim([ObjectRef.parse(image_id) for image_id in taken], int(lost))
+        refs = [ObjectRef.parse(image_id) for image_id in taken]
+        return Claim(
+            refs,
+            int(lost),
+            {ref: trace for ref, trace in zip(refs, known[1::2], strict=True) if trace},
+            {
+                ref: max(0.0, now - float(since))
+                for ref, since in zip(refs, known[::2], strict=True)
+                if since
+            },
+            int(expired),
+        )
 
     def renew(self, refs: Sequence[ObjectRef]) -> None:
         """Extend the leases of objects that are still held."""
@@ -235,6 +296,21 @@ class Ledger:
         )
         return {ObjectRef.parse(image_id) for image_id in ids}
 
+    def line(self) -> Line:
+        """Count what is open, without looking at any of it."""
+
+        def read() -> list[Any]:
+            with self._redis.pipeline() as pipe:
+                pipe.zcard(WAITING)
+                pipe.zcard(CLAIMED)
+                pipe.hlen(FAILURES)
+                pipe.zrange(SINCE, 0, 0, withscores=True)
+                return list(pipe.execute())
+
+        waiting, claimed, failed, oldest = _call(read)
+        seconds = max(0.0, self._clock() - float(oldest[0][1])) if oldest else 0.0
+        return Line(int(waiting), int(claimed), int(failed), seconds)
+
     def failures(self) -> list[Failure]:
         """Return the failure list, by image_id."""
         rows = _call(lambda: self._redis.hvals(FAILURES))
@@ -274,4 +350,5 @@ def _call(function: Callable[[], T]) -> Any:
     try:
         return function()
     except redis.RedisError as error:
+        _ERRORS.inc()
         raise UnavailableError(f"Redis does not answer: {error}") from error

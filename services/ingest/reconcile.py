@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from cra.services.ingest.ledger import Ledger
+from cra.services.ingest.metrics import RECONCILES
 from cra.shared.domain import ObjectRef, Version
 from cra.shared.errors import AbortedError, DeadlineExceededError, UnavailableError
 from cra.shared.ports import Encoder, ImageTowerInfo, ObjectStore, VectorStore
@@ -92,6 +93,17 @@ class Reconciler:
             AbortedError: more of the index than allowed would go. What is missing or stale has
                 been put in line; nothing has been removed.
         """
+        try:
+            yield from self._reconcile(dry_run, allow_mass_deletion)
+        except AbortedError:
+            RECONCILES["stopped"].inc()
+            raise
+        except Exception:
+            RECONCILES["failed"].inc()
+            raise
+        RECONCILES["done"].inc()
+
+    def _reconcile(self, dry_run: bool, allow_mass_deletion: bool) -> Iterator[Summary]:
         summary = Summary(started_at=time.time())
         index = self._index()
         entries = len(index)

@@ -46,15 +46,22 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         self._counting = threading.Lock()
         self._status: Status | None = None
 
+    def count(self, age: float = STATUS_LASTS) -> Status:
+        """Return how far the index follows the buckets; counted at most `age` seconds ago."""
+        oldest = time.time() - age
+        with self._counting:
+            if self._status is None or self._status.as_of < oldest:
+                self._status = self._reconciler.status()
+            return self._status
+
+    def last_count(self) -> Status | None:
+        """Return what `count` last counted, however long ago; None if it never has."""
+        return self._status
+
     def GetStatus(
         self, request: pb.GetStatusRequest, context: grpc.ServicerContext
     ) -> pb.GetStatusResponse:
-        asked_at = time.time()
-        with self._counting:
-            oldest = asked_at if request.refresh else asked_at - STATUS_LASTS
-            if self._status is None or self._status.as_of < oldest:
-                self._status = self._reconciler.status()
-            status = self._status
+        status = self.count(0.0 if request.refresh else STATUS_LASTS)
         return pb.GetStatusResponse(
             objects=status.objects,
             indexed=status.indexed,

@@ -2,14 +2,17 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 import structlog
 
+from cra.services.ingest import metrics
 from cra.services.ingest.ledger import Failure
+from cra.shared import tracing
 from cra.shared.domain import ImageRecord, IndexedImage, ObjectDetails, ObjectRef
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.model.pixels import BadImageError, PreparedImage, Preprocessing, prepare
@@ -60,6 +63,19 @@ class _Seen:
 
 
 @dataclass(frozen=True)
+class _Places:
+    """Where the spans of what is done for each object belong."""
+
+    traceparents: Mapping[ObjectRef, str]
+
+    def of(self, refs: Iterable[ObjectRef]) -> list[str]:
+        """Return the places of these objects, of those that are traced."""
+        if not self.traceparents:
+            return []
+        return [self.traceparents[ref] for ref in refs if ref in self.traceparents]
+
+
+@dataclass(frozen=True)
 class _Ready:
     details: ObjectDetails
     image: PreparedImage
@@ -89,7 +105,12 @@ class Synchronizer:
         self._readers = ThreadPoolExecutor(READERS, "read")
         self._ensured: set[str] = set()
 
-    def sync(self, refs: Sequence[ObjectRef], alive: Callable[[], None] = lambda: None) -> Outcome:
+    def sync(
+        self,
+        refs: Sequence[ObjectRef],
+        alive: Callable[[], None] = lambda: None,
+        traces: Mapping[ObjectRef, str] = MappingProxyType({}),
+    ) -> Outcome:
         """Make the index agree with each object, by looking at it and not at what was said of it.
 
         Then look again: an object that changed meanwhile is done over. So two syncs of one
@@ -98,21 +119,50 @@ class Synchronizer:
         Args:
             refs: objects, each at most once.
             alive: called between steps, to extend leases.
+            traces: traceparents, of those objects whose way is traced.
 
         Raises:
             UnavailableError: a part that is needed does not answer; any of the objects may or
                 may not have been done.
         """
+        spans = {
+            ref: tracing.span(
+                "sync",
+                tracing.inside(traces[ref]),
+                links=filter(None, [tracing.sampled()]),
+                object=ref.image_id,
+            )
+            for ref in refs
+            if ref in traces
+        }
+        try:
+            places = {ref: span.traceparent for ref, span in spans.items()}
+            return self._sync(refs, alive, _Places(places))
+        except Exception as error:
+            for span in spans.values():
+                span.fail(type(error).__name__)
+            raise
+        finally:
+            for span in spans.values():
+                span.end()
+
+    def _sync(
+        self, refs: Sequence[ObjectRef], alive: Callable[[], None], places: "_Places"
+    ) -> Outcome:
         tower = self._tower()
         outcome = Outcome()
         pending = list(refs)
         for _ in range(MAX_ROUNDS):
             if not pending:
                 break
-            seen = self._see(tower, pending, alive)
-            failed = self._apply(tower, seen, alive)
+            seen = self._see(tower, pending, alive, places)
+            failed = self._apply(tower, seen, alive, places)
             alive()
-            again = dict(zip(pending, self._readers.map(self._objects.look, pending), strict=True))
+
+            def look(ref: ObjectRef) -> ObjectDetails | None:
+                return self._look(ref, places)
+
+            again = dict(zip(pending, self._readers.map(look, pending), strict=True))
             for ref in pending:
                 if _state(seen[ref].details) != _state(again[ref]):
                     continue
@@ -143,14 +193,24 @@ class Synchronizer:
             self._ensured.add(tower.fingerprint)
         return tower
 
+    def _look(self, ref: ObjectRef, places: "_Places") -> ObjectDetails | None:
+        with metrics.stage("look", places.of([ref])):
+            return self._objects.look(ref)
+
     def _see(
-        self, tower: ImageTowerInfo, refs: Sequence[ObjectRef], alive: Callable[[], None]
+        self,
+        tower: ImageTowerInfo,
+        refs: Sequence[ObjectRef],
+        alive: Callable[[], None],
+        places: "_Places",
     ) -> dict[ObjectRef, _Seen]:
         """Look at each object; of those that are not in the index as they are, get the pixels."""
         known = {record.ref: record for record in self._vectors.records(tower.fingerprint, refs)}
         preprocessing = Preprocessing(tower.input_size)
         seen = {}
-        found = self._readers.map(lambda ref: self._see_one(ref, known, preprocessing), refs)
+        found = self._readers.map(
+            lambda ref: self._see_one(ref, known, preprocessing, places), refs
+        )
         for ref, one in zip(refs, found, strict=True):
             alive()
             seen[ref] = one
@@ -161,9 +221,10 @@ class Synchronizer:
         ref: ObjectRef,
         known: Mapping[ObjectRef, ImageRecord],
         preprocessing: Preprocessing,
+        places: "_Places",
     ) -> _Seen:
         if ref in known:
-            details = self._objects.look(ref)
+            details = self._look(ref, places)
             if details is None or _state(details) == _state_of(known[ref]):
                 return _Seen(details)
         checked: list[ObjectDetails] = []
@@ -174,16 +235,22 @@ class Synchronizer:
 
         try:
             # One request for both: what was never indexed need not be looked at before.
-            found = self._objects.fetch(ref, check)
+            with metrics.stage("download", places.of([ref])):
+                found = self._objects.fetch(ref, check)
             if found is None:
                 return _Seen(None)
             details, content = found
-            return _Seen(details, prepare(content, preprocessing))
+            with metrics.stage("decode", places.of([ref])):
+                return _Seen(details, prepare(content, preprocessing))
         except BadImageError as error:
             return _Seen(checked[-1], error)
 
     def _apply(
-        self, tower: ImageTowerInfo, seen: Mapping[ObjectRef, _Seen], alive: Callable[[], None]
+        self,
+        tower: ImageTowerInfo,
+        seen: Mapping[ObjectRef, _Seen],
+        alive: Callable[[], None],
+        places: "_Places",
     ) -> dict[ObjectRef, Failure]:
         """Write to the index what was seen; return what cannot be indexed."""
         ready: list[_Ready] = []
@@ -196,7 +263,7 @@ class Synchronizer:
             else:
                 failed[ref] = _failure(one.details, one.image.reason, one.image.message)
         for start in range(0, len(ready), step := max(1, _fits(tower.input_size))):
-            failed |= self._embed(tower, ready[start : start + step])
+            failed |= self._embed(tower, ready[start : start + step], places)
             alive()
         # An object that cannot be indexed must not be found by what it was before.
         remove = [ref for ref, one in seen.items() if one.details is None or ref in failed]
@@ -204,10 +271,13 @@ class Synchronizer:
             self._vectors.delete(tower.fingerprint, remove)
         return failed
 
-    def _embed(self, tower: ImageTowerInfo, batch: Sequence[_Ready]) -> dict[ObjectRef, Failure]:
-        answer = self._encoder.embed_pixels(
-            [item.image.pixels.tobytes() for item in batch], tower.preprocessing, Priority.BULK
-        )
+    def _embed(
+        self, tower: ImageTowerInfo, batch: Sequence[_Ready], places: "_Places"
+    ) -> dict[ObjectRef, Failure]:
+        with metrics.stage("embed", places.of(item.details.ref for item in batch)):
+            answer = self._encoder.embed_pixels(
+                [item.image.pixels.tobytes() for item in batch], tower.preprocessing, Priority.BULK
+            )
         if answer.image_tower != tower.fingerprint:
             raise FailedPreconditionError("the image tower was switched in the middle of a batch")
         now = time.time()
@@ -228,7 +298,11 @@ class Synchronizer:
             )
             images.append(IndexedImage(record, result))
         if images:
-            self._vectors.upsert(tower.fingerprint, images)
+            with metrics.stage("upsert", places.of(image.record.ref for image in images)):
+                self._vectors.upsert(tower.fingerprint, images)
+        now = time.time()
+        for image in images:
+            metrics.LAG_SECONDS.observe(max(0.0, now - image.record.version.modified_at))
         _log.info("indexed", images=len(images), failed=len(failed))
         return failed
 

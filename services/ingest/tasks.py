@@ -12,9 +12,10 @@ import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from cra.services.ingest import metrics
 from cra.services.ingest.ledger import Claim, Failure, Ledger
 from cra.services.ingest.sync import Outcome, Synchronizer
-from cra.shared import budget
+from cra.shared import budget, tracing
 from cra.shared.domain import ObjectRef, Version
 from cra.shared.errors import CraError, UnavailableError
 from cra.shared.ports import ObjectStore
@@ -71,7 +72,11 @@ def wake(app: Celery, ledger: Ledger) -> None:
     if not ledger.call():
         return
     try:
-        app.send_task(DRAIN, ignore_result=True, retry=False)
+        with tracing.span(f"send {DRAIN}", kind="PRODUCER"):
+            # What the task does for this caller belongs to the caller's trace.
+            trace = tracing.sampled()
+            headers = {"traceparent": trace} if trace else {}
+            app.send_task(DRAIN, ignore_result=True, retry=False, headers=headers)
     except (OperationalError, OSError) as error:
         raise UnavailableError(f"the broker does not answer: {error}") from error
 
@@ -88,24 +93,44 @@ def drain(
     ledger.heard()
     while time.monotonic() < end:
         claim = ledger.claim(settings.ingest_batch)
+        metrics.LOST_LEASES.inc(claim.expired)
         if not claim.refs:
             return False
+        _note_claim(claim)
         if claim.losses >= settings.max_losses:
-            ledger.fail([_lost(claim, objects)])
+            lost = _lost(claim, objects)
+            ledger.fail([lost])
+            _note_failed([lost])
             continue
-        attempt = Attempt(synchronizer, _Leases(ledger, claim.refs, settings))
+        attempt = Attempt(synchronizer, _Leases(ledger, claim.refs, settings), claim.traces)
         attempt.run(claim.refs)
         ledger.done(attempt.outcome.done)
         failed = [*attempt.outcome.failed, *_given_up(ledger, objects, attempt.blamed, settings)]
         ledger.fail(failed)
         settled = {*attempt.outcome.done, *(failure.ref for failure in failed)}
         ledger.put_back([ref for ref in claim.refs if ref not in settled])
-        for failure in failed:
-            _log.warning("failed", image_id=failure.ref.image_id, reason=failure.reason)
+        metrics.PROCESSED["done"].inc(len(attempt.outcome.done))
+        metrics.PROCESSED["put_back"].inc(len(claim.refs) - len(settled))
+        _note_failed(failed)
         if attempt.outage:
             _log.warning("put back in line", problem=attempt.outage)
             return False  # the next tick tries again; going on would only meet the same outage
     return True
+
+
+def _note_claim(claim: Claim) -> None:
+    now = time.time_ns()
+    for ref, seconds in claim.waited.items():
+        metrics.WAIT_SECONDS.observe(seconds)
+        trace = claim.traces.get(ref, "")
+        tracing.record("wait in line", now - round(seconds * 1e9), now, trace)
+
+
+def _note_failed(failures: Sequence[Failure]) -> None:
+    metrics.PROCESSED["failed"].inc(len(failures))
+    for failure in failures:
+        metrics.FAILURES.labels(failure.reason).inc()
+        _log.warning("failed", image_id=failure.ref.image_id, reason=failure.reason)
 
 
 class Attempt:
@@ -117,8 +142,14 @@ class Attempt:
     whatever the parts answer to a question: nobody is to blame, and more is not tried.
     """
 
-    def __init__(self, synchronizer: Synchronizer, alive: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        synchronizer: Synchronizer,
+        alive: Callable[[], None],
+        traces: Mapping[ObjectRef, str] | None = None,
+    ) -> None:
         self._synchronizer, self._alive = synchronizer, alive
+        self._traces = traces or {}
         self._alone: dict[ObjectRef, str] = {}
         self._through = False
         self.outcome = Outcome()
@@ -130,7 +161,7 @@ class Attempt:
         if self.outage:
             return
         try:
-            outcome = self._synchronizer.sync(refs, self._alive)
+            outcome = self._synchronizer.sync(refs, self._alive, self._traces)
         except CraError as error:
             problem = error.message
         except Exception as error:  # a bug that one object brings out must not stop the others
@@ -224,4 +255,4 @@ def retry(ledger: Ledger, refs: list[ObjectRef] | None) -> tuple[int, list[Objec
 
 def task_context(task: Any) -> dict[str, str]:
     """Return what a task's log lines carry."""
-    return {"task": task.name, "task_id": task.request.id}
+    return {"task": task.name, "task_id": task.request.id, "request_id": task.request.id}

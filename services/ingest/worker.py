@@ -1,27 +1,39 @@
 """Wiring of the Celery worker and beat: `celery -A cra.services.ingest.worker worker`."""
 
+import contextlib
 import functools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from cra.services.ingest import pooled_metrics  # isort: skip - before anything makes a metric
 
 import structlog
 from celery import bootsteps
 from celery.beat import PersistentScheduler
-from celery.signals import setup_logging, worker_process_init
+from celery.signals import (
+    setup_logging,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_ready,
+)
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from cra.services.ingest import tasks
 from cra.services.ingest.heartbeat import PERIOD, Heartbeat
 from cra.services.ingest.ledger import Ledger
+from cra.services.ingest.metrics import TASK_SECONDS
 from cra.services.ingest.reconcile import Reconciler
 from cra.services.ingest.sync import Synchronizer
-from cra.shared import budget
+from cra.shared import budget, rpc, tracing
 from cra.shared.adapters.object_store import S3ObjectStore
 from cra.shared.adapters.remote_encoder import RemoteEncoder
 from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.errors import AbortedError, CraError, UnavailableError
 from cra.shared.settings import Settings
-from cra.shared.telemetry import configure_logging
+from cra.shared.telemetry import configure_logging, serve_metrics
 
 settings = Settings.load()
 app = tasks.create_app(settings)
@@ -61,8 +73,35 @@ def _setup_logging(**_: Any) -> None:
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
-def _give_way(**_: Any) -> None:
+def _begin(**_: Any) -> None:
     budget.give_way()
+    tracing.configure("worker", settings)
+    tracing.mute()  # ticks that nobody asked for: tasks and objects bring their own places
+
+
+@worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+def _end(**_: Any) -> None:
+    tracing.close()
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _show_metrics(**_: Any) -> None:
+    """Show, in the parent, what its processes count together."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, pooled_metrics.FOLDER)  # type: ignore[no-untyped-call]
+    serve_metrics(settings.host, settings.worker_metrics_port, registry)
+
+
+@contextlib.contextmanager
+def _task(task: Any) -> Iterator[None]:
+    """Give what a task does its ids in logs, its place in a trace, and its time in metrics."""
+    rpc.request_id.set(task.request.id)
+    with (
+        structlog.contextvars.bound_contextvars(**tasks.task_context(task)),
+        tracing.shared_span(task.name, [task.request.get("traceparent") or ""], id=task.request.id),
+        TASK_SECONDS.labels(task.name).time(),
+    ):
+        yield
 
 
 def _heartbeat(name: str) -> Heartbeat:
@@ -108,7 +147,7 @@ app.conf.beat_scheduler = Scheduler
 @app.task(name=tasks.DRAIN, bind=True)  # type: ignore[untyped-decorator]
 def drain(self: Any) -> None:
     """Work off the line."""
-    with structlog.contextvars.bound_contextvars(**tasks.task_context(self)):
+    with _task(self):
         parts = _parts()
         try:
             if tasks.drain(parts.ledger, parts.synchronizer, parts.objects, settings):
@@ -121,7 +160,7 @@ def drain(self: Any) -> None:
 @app.task(name=tasks.RECONCILE, bind=True)  # type: ignore[untyped-decorator]
 def reconcile(self: Any) -> None:
     """Compare buckets and index."""
-    with structlog.contextvars.bound_contextvars(**tasks.task_context(self)):
+    with _task(self):
         try:
             for _ in _parts().reconciler.reconcile():
                 pass

@@ -1,6 +1,7 @@
 """The application: the page's files, pictures, and `/api`."""
 
 import asyncio
+import contextvars
 import os
 import tempfile
 import time
@@ -86,7 +87,9 @@ def create_app(settings: Settings, backends: Backends) -> FastAPI:
         if request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
         loop = asyncio.get_running_loop()
-        picture = await loop.run_in_executor(pool, thumbnails.get, kind, ref, etag)
+        # With the ids of the request, which logs and traces of what is done there name.
+        inside = contextvars.copy_context().run
+        picture = await loop.run_in_executor(pool, inside, thumbnails.get, kind, ref, etag)
         return Response(picture, media_type="image/webp", headers=headers)
 
     @app.get("/healthz", include_in_schema=False)

@@ -46,13 +46,13 @@ class IngestClient:
     async def status(self) -> ingest.GetStatusResponse:
         """Count objects; a count may be five seconds old."""
         response: ingest.GetStatusResponse = await self._call(
-            self._stub.GetStatus, ingest.GetStatusRequest()
+            "GetStatus", ingest.GetStatusRequest()
         )
         return response
 
     async def failures(self, request: ingest.ListFailuresRequest) -> ingest.ListFailuresResponse:
         """Return one page of what cannot be indexed."""
-        response: ingest.ListFailuresResponse = await self._call(self._stub.ListFailures, request)
+        response: ingest.ListFailuresResponse = await self._call("ListFailures", request)
         return response
 
     async def retry(self, request: ingest.RetryFailuresRequest) -> ingest.RetryFailuresResponse:
@@ -61,12 +61,13 @@ class IngestClient:
         Raises:
             UnauthenticatedError: the service token is missing or wrong.
         """
-        response: ingest.RetryFailuresResponse = await self._call(self._stub.RetryFailures, request)
+        response: ingest.RetryFailuresResponse = await self._call("RetryFailures", request)
         return response
 
-    async def _call(self, method: Any, request: Message) -> Any:
+    async def _call(self, method: str, request: Message) -> Any:
         try:
-            return await rpc.answer(method, request, INGEST_WITHIN)
+            with rpc.client_span(INGEST, method):
+                return await rpc.answer(getattr(self._stub, method), request, INGEST_WITHIN)
         except grpc.RpcError as error:
             raise rpc.from_rpc_error(error, self._server) from error
 

@@ -1,6 +1,7 @@
 """HTTP's edge: errors as JSON, headers of every answer, limits, and callers that hang up."""
 
 import asyncio
+import time
 import urllib.parse
 from collections.abc import Coroutine
 from http import HTTPStatus
@@ -14,9 +15,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cra.services.web import metrics
 from cra.services.web.messages import ErrorOut
 from cra.services.web.uploads import TooLargeError
-from cra.shared import errors, rpc
+from cra.shared import errors, rpc, tracing
 from cra.shared.telemetry import new_id
 
 MAX_BODY: Final = 16 * 2**20
@@ -29,6 +31,9 @@ OWN_HEADER: Final = "x-cra-request"
 first, and nothing here says yes."""
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+
+_TRACED: Final = ("/api/", "/pictures/")
+"""Paths whose requests are traced: not the page's own files, nor checks of readiness."""
 
 HUNG_UP: Final = 499
 """What is noted of an answer that nobody waits for."""
@@ -76,6 +81,8 @@ T = TypeVar("T")
 class Edge:
     """Wraps the application: a request id, headers of every answer, and a limit for bodies.
 
+    It counts requests, and traces those of `/api` and for pictures.
+
     The body of a request is bounded while it streams, whatever it says of its length; uploads have
     a limit of their own.
 
@@ -96,6 +103,38 @@ class Edge:
             return
         request_id = new_id()
         rpc.request_id.set(request_id)
+        given = Headers(scope=scope)
+        if scope["path"].startswith(_TRACED):
+            parent = given.get("traceparent", "")
+            span = tracing.span(scope["method"], parent, "SERVER", request_id=request_id)
+        else:
+            span = tracing.Scope()
+            tracing.mute()
+        began, status = time.perf_counter(), HTTPStatus.INTERNAL_SERVER_ERROR.value
+        metrics.IN_FLIGHT.inc()
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            with span, structlog.contextvars.bound_contextvars(request_id=request_id):
+                try:
+                    await self._pass_on(scope, receive, noted, given, request_id)
+                finally:
+                    method, route = metrics.name_of(scope)
+                    span.rename(f"{method} {route}")
+                    span.note(**{"http.response.status_code": status})
+                    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                        span.fail(str(status))
+        finally:
+            metrics.note_request(method, route, status, time.perf_counter() - began)
+            metrics.IN_FLIGHT.dec()
+
+    async def _pass_on(
+        self, scope: Scope, receive: Receive, send: Send, given: Headers, request_id: str
+    ) -> None:
         left = MAX_BODY if scope["method"] != "PUT" else None
 
         async def bounded() -> Message:
@@ -115,18 +154,15 @@ class Edge:
                     headers.setdefault(name, value)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            given = Headers(scope=scope)
-            if self._hosts is not None and _host(given.get("host", "")) not in self._hosts:
-                refusal = _answer(403, "PERMISSION_DENIED", "this host is not in CRA_WEB_HOSTS")
-                await refusal(scope, receive, extended)
-                return
-            size = given.get("content-length", "")
-            if left is not None and size.isdigit() and int(size) > MAX_BODY:
-                refusal = _answer(413, "INVALID_ARGUMENT", TOO_MUCH)
-                await refusal(scope, receive, extended)
-                return
-            await self._app(scope, bounded, extended)
+        if self._hosts is not None and _host(given.get("host", "")) not in self._hosts:
+            refusal = _answer(403, "PERMISSION_DENIED", "this host is not in CRA_WEB_HOSTS")
+            await refusal(scope, receive, extended)
+            return
+        size = given.get("content-length", "")
+        if left is not None and size.isdigit() and int(size) > MAX_BODY:
+            await _answer(413, "INVALID_ARGUMENT", TOO_MUCH)(scope, receive, extended)
+            return
+        await self._app(scope, bounded, extended)
 
 
 def _host(header: str) -> str:

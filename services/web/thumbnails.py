@@ -11,6 +11,8 @@ from typing import Final
 
 import structlog
 
+from cra.services.web import metrics
+from cra.shared import tracing
 from cra.shared.domain import ObjectDetails, ObjectRef
 from cra.shared.errors import FailedPreconditionError, NotFoundError
 from cra.shared.model.pixels import BadImageError
@@ -78,9 +80,17 @@ class Thumbnails:
             if other is None:
                 self._under_way[name] = mine
         if other is not None:
+            metrics.KEPT.inc()
             return other.result()
         try:
-            picture = self._kept(name) or self._keep(name, self._render(kind, ref, etag))
+            picture = self._kept(name)
+            if picture is None:
+                metrics.MADE.inc()
+                with metrics.MAKING_SECONDS.time(), tracing.span("make small"):
+                    picture = self._render(kind, ref, etag)
+                self._keep(name, picture)
+            else:
+                metrics.KEPT.inc()
             mine.set_result(picture)
             return picture
         except BaseException as error:
@@ -116,7 +126,7 @@ class Thumbnails:
             return None
         return picture
 
-    def _keep(self, name: str, picture: bytes) -> bytes:
+    def _keep(self, name: str, picture: bytes) -> None:
         """Write a file in one step and make room for it; a full disk keeps nobody from looking."""
         try:
             with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
@@ -124,7 +134,7 @@ class Thumbnails:
             Path(file.name).replace(self._folder / name)
         except OSError as error:
             _log.warning("a thumbnail is not kept", problem=str(error))
-            return picture
+            return
         with self._lock:
             self._total += len(picture) - self._sizes.pop(name, 0)
             self._sizes[name] = len(picture)
@@ -132,7 +142,7 @@ class Thumbnails:
                 oldest, size = self._sizes.popitem(last=False)
                 self._total -= size
                 (self._folder / oldest).unlink(missing_ok=True)
-        return picture
+            metrics.THUMBNAILS_BYTES.set(self._total)
 
     def _take_stock(self) -> None:
         found = []
@@ -145,3 +155,4 @@ class Thumbnails:
         for _, name, size in sorted(found):
             self._sizes[name] = size
             self._total += size
+        metrics.THUMBNAILS_BYTES.set(self._total)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import urllib3
 from minio import Minio
@@ -15,6 +15,7 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 
 from cra.shared.domain import ObjectDetails, ObjectRef, StoredObject, Version
 from cra.shared.errors import NotFoundError, PermissionDeniedError, UnavailableError
+from cra.shared.metrics import DEPENDENCY_ERRORS
 from cra.shared.settings import Settings
 
 _METADATA_PREFIX = "x-amz-meta-"
@@ -28,6 +29,8 @@ SILENCE_LASTS = 20.0
 # object of more could not even be looked at, and would look like an outage of the store.
 http.client._MAXHEADERS = 2**16  # type: ignore[attr-defined]
 http.client._MAXLINE = 2**20  # type: ignore[attr-defined]
+
+_ERRORS: Final = DEPENDENCY_ERRORS.labels("s3")
 
 T = TypeVar("T")
 
@@ -190,8 +193,10 @@ def call_s3(function: Callable[[], T], *, gone: bool = False) -> Any:
             return None
         if error.code == "NoSuchBucket":
             raise NotFoundError(f"object store: {error.message}") from error
+        _ERRORS.inc()
         if error.code in _DENIED:
             raise PermissionDeniedError(f"object store: {error.code}") from error
         raise UnavailableError(f"the object store answers {error.code}") from error
     except (urllib3.exceptions.HTTPError, OSError, InvalidResponseError, ServerError) as error:
+        _ERRORS.inc()
         raise UnavailableError(f"the object store does not answer: {error}") from error

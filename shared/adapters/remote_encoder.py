@@ -11,6 +11,7 @@ from cra.embedding.v1 import embedding_pb2 as pb
 from cra.embedding.v1 import embedding_pb2_grpc as pb_grpc
 from cra.shared import rpc
 from cra.shared.domain import Vector
+from cra.shared.metrics import DEPENDENCY_ERRORS
 from cra.shared.ports import (
     EncodedImages,
     EncodedTexts,
@@ -29,6 +30,16 @@ SERVICE = "cra.embedding.v1.EmbeddingService"
 
 MODELS_WITHIN = 5.0
 """Seconds for what is a look-up in the service's memory; every query waits for it now and then."""
+
+_ERRORS: Final = DEPENDENCY_ERRORS.labels("embedding")
+_OUTAGE: Final = {
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNKNOWN,
+}
+"""Codes of a service that does not answer, or not as it should: not those of refusals, bad input
+and callers that hang up."""
 
 _PRIORITIES = {
     Priority.INTERACTIVE: pb.PRIORITY_INTERACTIVE,
@@ -98,7 +109,7 @@ class RemoteEncoder:
         self, texts: Sequence[str], text_release: str = "", timeout: float | None = None
     ) -> EncodedTexts:
         request = pb.EmbedTextsRequest(texts=texts, text_release=text_release)
-        answer = self._call(self._stub.EmbedTexts, request, timeout)
+        answer = self._call("EmbedTexts", request, timeout)
         return EncodedTexts(
             vectors=[_vector(embedding.vector) for embedding in answer.embeddings],
             truncated=[embedding.truncated for embedding in answer.embeddings],
@@ -128,7 +139,7 @@ class RemoteEncoder:
 
     def models(self) -> Models:
         timeout = min(self._timeout, MODELS_WITHIN)
-        answer = self._call(self._stub.ListModels, pb.ListModelsRequest(), timeout)
+        answer = self._call("ListModels", pb.ListModelsRequest(), timeout)
         tower = answer.image_tower
         return Models(
             image_tower=ImageTowerInfo(
@@ -161,7 +172,7 @@ class RemoteEncoder:
         self, items: list[pb.ImageItem], priority: Priority, timeout: float | None
     ) -> EncodedImages:
         request = pb.EmbedImagesRequest(items=items, priority=_PRIORITIES[priority])
-        answer = self._call(self._stub.EmbedImages, request, timeout)
+        answer = self._call("EmbedImages", request, timeout)
         return EncodedImages(
             results=[_image_result(result) for result in answer.results],
             image_tower=answer.image_tower,
@@ -169,14 +180,17 @@ class RemoteEncoder:
             timing=_timing(answer.timing),
         )
 
-    def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
+    def _call(self, method: str, request: Any, timeout: float | None) -> Any:
         with self._lock:
             self._under_way += 1
             many = self._under_way > FEW
         try:
             seconds = self._timeout if timeout is None else timeout
-            return rpc.call(method, request, seconds, cancel=many)
+            with rpc.client_span(SERVICE, method):
+                return rpc.call(getattr(self._stub, method), request, seconds, cancel=many)
         except grpc.RpcError as error:
+            if error.code() in _OUTAGE:
+                _ERRORS.inc()
             raise rpc.from_rpc_error(error, self._server) from error
         finally:
             with self._lock:

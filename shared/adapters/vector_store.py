@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
-from cra.shared import rpc
+from cra.shared import rpc, tracing
 from cra.shared.adapters.together import Together
 from cra.shared.domain import (
     ImageRecord,
@@ -30,6 +30,7 @@ from cra.shared.domain import (
     Version,
 )
 from cra.shared.errors import FailedPreconditionError, UnavailableError
+from cra.shared.metrics import DEPENDENCY_ERRORS
 from cra.shared.settings import Settings
 
 MAX_TAGS: Final = 128
@@ -50,6 +51,8 @@ CONNECTS_WITHIN: Final = 3.0
 
 LEAST: Final = 0.1
 """Seconds that are given to making a connection, however late its caller is."""
+
+_ERRORS: Final = DEPENDENCY_ERRORS.labels("milvus")
 
 _COLLECTION_MISSING = 100
 SCHEMA: Final = 2
@@ -198,7 +201,8 @@ class MilvusVectorStore:
         with_vectors: bool = False,
     ) -> list[ScoredImage]:
         alike = _Alike(collection_name(image_tower), limit, expression(where), with_vectors)
-        return self._searches(alike, vector)
+        with tracing.span("milvus search", kind="CLIENT", limit=limit):
+            return self._searches(alike, vector)
 
     def fetch(self, image_tower: str, refs: Sequence[ObjectRef]) -> list[IndexedImage]:
         rows = self._query(image_tower, refs, [*_RECORD, "vector"], "Bounded")
@@ -337,8 +341,11 @@ def _translate(function: Any) -> Any:
             raise FailedPreconditionError(
                 "there is no collection for this image tower; nothing was ever indexed with it"
             ) from error
+        _ERRORS.inc()
         raise UnavailableError(f"Milvus: {error.message}") from error
     except grpc.RpcError as error:  # what it retries itself it wraps, the rest comes through
+        if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+            _ERRORS.inc()
         raise UnavailableError(f"Milvus does not answer: {error.code().name}") from error
 
 

@@ -18,8 +18,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The whole local stack, on Milvus Lite, free ports and a small random model.
 
     Its services know each other by mutual TLS, the gateway asks for an API key, every secret is
-    one that occurs nowhere else, and the logs say all they can. Leases are short, so that what a
-    killed worker held is soon back in line.
+    one that occurs nowhere else, the logs say all they can, and all is traced. Leases are short,
+    so that what a killed worker held is soon back in line.
     """
     folder = tmp_path_factory.mktemp("stack")
     authority, key = Authority(folder), new_key()
@@ -29,6 +29,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "LOG_LEVEL": "DEBUG",
         "LEASE_SECONDS": "5",
         "RECONCILE_SECONDS": "10",
+        "TRACE_FILE": str(folder / "traces.jsonl"),
         "API_KEYS_FILE": str(keys),
         "API_KEY": key,
         **{name: f"hush-{secrets.token_hex(8)}" for name in SECRETS},

@@ -56,7 +56,7 @@ def test_the_look_can_find_one(secrets: dict[str, str]) -> None:
 
 
 def test_logs_hold_no_secret(stack: Stack, secrets: dict[str, str]) -> None:
-    """After refused and served calls at DEBUG, no log of any part holds a secret.
+    """After refused and served calls at DEBUG, no log of any part, nor a trace, holds a secret.
 
     Break: log `authorization` in `Server`'s boundary, or `settings.model_dump()` unmasked.
     """
@@ -71,10 +71,12 @@ def test_logs_hold_no_secret(stack: Stack, secrets: dict[str, str]) -> None:
     with pytest.raises(grpc.RpcError):
         stack.ingest_stub(secrets["EVENT_TOKEN"]).SyncObjects(ingest.SyncObjectsRequest())
     logs = sorted((Path(stack.env["CRA_DATA_DIR"])).glob("**/logs/**/*"))
+    traces = Path(stack.settings.trace_file)
     texts = {log: log.read_text(errors="replace") for log in logs if log.is_file()}
     assert {"gateway.log", "worker.log", "embedding.log", "ingest.log"} <= {p.name for p in texts}
     assert any("code=UNAUTHENTICATED" in text for text in texts.values())
     assert any("[debug" in text for text in texts.values())
+    texts[traces] = traces.read_text()
     for log, text in texts.items():
         assert_hushed(text, secrets, log.name)
 
@@ -110,8 +112,8 @@ def test_open_answers_hold_no_secret(stack: Stack, secrets: dict[str, str]) -> N
             database = ProtoReflectionDescriptorDatabase(channel)
             for name in database.get_services():
                 told.append(repr(database.FindFileContainingSymbol(name)))
-    told.append(httpx.get(f"http://127.0.0.1:{stack.settings.gateway_metrics_port}/metrics").text)
-    assert "cra_query_cache" in told[-1]
+    told += stack.metrics().values()
+    assert "cra_query_cache" in "".join(told)
     events = f"http://127.0.0.1:{stack.settings.events_port}"
     told.append(httpx.get(f"{events}/healthz").text)
     told.append(httpx.post(f"{events}/events", headers={"authorization": "Bearer wrong"}).text)

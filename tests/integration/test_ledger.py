@@ -3,13 +3,16 @@
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
-from cra.services.ingest.ledger import Failure, Ledger
+from cra.services.ingest.ledger import SINCE, TRACES, Failure, Ledger, Line
+from cra.shared import tracing
 from cra.shared.domain import ObjectRef, Version
 from cra.shared.errors import UnavailableError
+from cra.shared.settings import Settings
 from tests.servers import free_ports
 
 LEASE = 60.0
@@ -171,6 +174,103 @@ def test_rate_counts_the_last_minute(ledger: Ledger, clock: Clock) -> None:
     assert ledger.rate() == pytest.approx(3 / 60)
     clock.now += 70
     assert ledger.rate() == 0
+
+
+@pytest.fixture
+def traced(tmp_path: Path) -> Iterator[None]:
+    """This process is traced."""
+    tracing.configure("tests", Settings(trace_file=str(tmp_path / "traces")))
+    yield
+    tracing.close()
+
+
+def put(ledger: Ledger, *keys: str) -> str:
+    """Put objects in line as part of a trace of its own; return the place in it."""
+    with tracing.span("event", "") as span:
+        ledger.add(refs(*keys))
+        return span.traceparent
+
+
+@pytest.mark.usefixtures("traced")
+def test_the_trace_of_an_event_waits_in_line_with_its_object(
+    ledger: Ledger, clock: Clock, redis_url: str
+) -> None:
+    """It comes with the claim, also after the object was put back or lost, until it is done.
+
+    Break: do not give TRACES to the claim, or HDEL it in `put_back`.
+    """
+    (a, b) = refs("a", "b")
+    place = put(ledger, "a")
+    ledger.add([b])
+    assert ledger.claim(10).traces == {a: place}
+    ledger.put_back([a])
+    clock.now += 40
+    assert ledger.claim(1).traces == {a: place}
+    clock.now += LEASE + 1
+    found = [ledger.claim(1) for _ in range(2)]
+    assert {ref: trace for claim in found for ref, trace in claim.traces.items()} == {a: place}
+    assert found[0].expired == 2
+    ledger.done([a, b])
+    ledger.add([a])
+    assert ledger.claim(1).traces == {}
+    ledger.fail([failure("a")])
+    with redis.Redis.from_url(redis_url) as client:
+        assert not client.exists(TRACES, SINCE)
+
+
+@pytest.mark.usefixtures("traced")
+def test_an_event_during_the_work_brings_its_own_trace(ledger: Ledger, clock: Clock) -> None:
+    """What is put in line while a worker holds it is another way of the object, from then on.
+
+    Break: forget TRACES in `_FINISH` whatever waits.
+    """
+    (a,) = refs("a")
+    put(ledger, "a")
+    ledger.claim(1)
+    clock.now += 5
+    second = put(ledger, "a")
+    ledger.done([a])
+    clock.now += 2
+    claim = ledger.claim(1)
+    assert claim.traces == {a: second}
+    assert claim.waited == {a: 2.0}
+
+
+def test_a_trace_that_is_lost_or_broken_does_no_harm(ledger: Ledger, redis_url: str) -> None:
+    """Without what stands beside the line, or with nonsense there, objects are taken all the same.
+
+    Break: `float('')` of an age that is not there.
+    """
+    ledger.add(refs("a", "b"))
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(SINCE)
+        client.hset(TRACES, "images/a", "nonsense")
+    claim = ledger.claim(10)
+    assert (claim.refs, claim.waited) == (refs("a", "b"), {})
+    with tracing.shared_span("x", claim.traces.values()):
+        ledger.done(claim.refs)
+    assert ledger.claim(10).refs == []
+
+
+def test_the_line_is_counted_and_its_oldest_known(ledger: Ledger, clock: Clock) -> None:
+    """How much waits, is held and failed; and since when the oldest is open, retries included.
+
+    Break: `zadd(SINCE, ...)` without `nx`.
+    """
+    assert ledger.line() == Line(0, 0, 0, 0.0)
+    ledger.add(refs("a", "b", "c"))
+    clock.now += 10
+    ledger.add(refs("b", "d"))
+    held = ledger.claim(1).refs
+    ledger.fail([failure("x")])
+    assert ledger.line() == Line(3, 1, 1, 10.0)
+    ledger.put_back(held)
+    clock.now += 10
+    assert ledger.line() == Line(4, 0, 1, 20.0)
+    ledger.claim(10)
+    ledger.done(refs("a", "b", "c"))
+    clock.now += 1
+    assert ledger.line().oldest_seconds == 11.0
 
 
 def test_a_silent_redis_is_unavailable_before_callers_give_up(

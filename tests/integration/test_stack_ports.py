@@ -13,7 +13,7 @@ from cra.shared.settings import Settings
 from deploy.local import environment
 from deploy.local.environment import LocalSettings, StackError
 from deploy.local.ports import find_free, holder, is_free
-from tests.servers import ROOT, free_ports
+from tests.servers import NO_METRICS, ROOT, free_ports
 
 
 @pytest.fixture
@@ -50,6 +50,7 @@ def test_up_names_the_port_the_setting_and_the_process(taken: int, tmp_path: Pat
     ports = zip((f"CRA_{n}_PORT" for n in names), map(str, free_ports(5)), strict=True)
     env = {
         **os.environ,
+        **NO_METRICS,
         **dict(ports),
         "CRA_GATEWAY_PORT": str(taken),
         "CRA_DATA_DIR": str(tmp_path),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import ROOT, free_ports
+from tests.servers import NO_METRICS, ROOT, free_ports
 
 
 def up(data: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -20,6 +20,7 @@ def up(data: Path, **settings: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         env={
             **others,
+            **NO_METRICS,
             **{f"CRA_{name}_PORT": port for name, port in ports},
             "CRA_DATA_DIR": str(data),
             "CRA_LOCAL_MILVUS": "lite",

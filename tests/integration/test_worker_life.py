@@ -15,7 +15,7 @@ from deploy.local.environment import LocalSettings
 from deploy.local.parts import Part
 from deploy.local.runner import Runner
 from deploy.local.state import PartState
-from tests.servers import ROOT, milvus_process, wait_until
+from tests.servers import NO_METRICS, ROOT, milvus_process, wait_until
 
 
 @pytest.mark.slow
@@ -36,6 +36,7 @@ def test_a_worker_and_beat_that_stand_still_are_started_again(
     ]
     env = {
         **os.environ,
+        **NO_METRICS,
         "CRA_REDIS_URL": redis_url,
         "CRA_HEARTBEAT_FOLDER": str(tmp_path / "signs"),
         "CRA_WORKER_PROCESSES": "1",

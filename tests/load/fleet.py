@@ -24,7 +24,15 @@ from deploy.local.parts import Part
 from deploy.local.runner import Runner
 from deploy.local.state import PartState
 from tests.fakes import picture
-from tests.servers import ROOT, free_ports, milvus, object_store, redis_server, wait_until
+from tests.servers import (
+    NO_METRICS,
+    ROOT,
+    free_ports,
+    milvus,
+    object_store,
+    redis_server,
+    wait_until,
+)
 
 TOKEN: Final = "load"
 READY_WITHIN: Final = 240.0
@@ -193,7 +201,7 @@ def running(
             "CRA_EVENT_TOKEN": s3.event_token.get_secret_value(),
             "CRA_SERVICE_TOKEN": TOKEN,
             "CRA_PAGE_KEY": TOKEN,
-            "CRA_GATEWAY_METRICS_PORT": "0",
+            **NO_METRICS,
             "CRA_RECONCILE_SECONDS": "20",
             "CRA_CONVERTED_MODELS": os.environ.get("CRA_CONVERTED_MODELS", str(folder / "model")),
             **{
