@@ -243,6 +243,11 @@ def compare_releases(
     if not asked:
         raise click.UsageError("give --queries FILE or -q TEXT")
     names = [real_name(settings, name) for name in (first, second)]
+    with Replicas(settings) as replicas:
+        for name in names:
+            if name != replicas.any.base_release:
+                S3ReleaseStore(settings).manifest(name)  # a name that is none is not waited for
+                replicas.wait_loaded(name, LOADED_WITHIN)
     with SearchClient.of(settings, timeout=30) as client:
 
         def ask(query: Asked) -> Compared:
