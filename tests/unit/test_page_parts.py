@@ -249,7 +249,8 @@ def test_an_upload_that_stops_coming_is_given_up() -> None:
         await asyncio.Event().wait()
 
     async def empty() -> AsyncIterator[bytes]:
-        for piece in ():
+        nothing: tuple[bytes, ...] = ()
+        for piece in nothing:
             yield piece
 
     async def ask() -> None:
