@@ -70,6 +70,16 @@ def test_the_page_needs_nothing_else() -> None:
     assert "signature" not in page
 
 
+def test_relevance_stands_beside_the_score_where_there_is_one() -> None:
+    """A hit's relevance is on the page as in the table; a hit without one shows none."""
+    response = pb.SearchResponse()
+    response.hits.add(rank=1, image_id="images/a", score=0.4, relevance=0.18)
+    response.hits.add(rank=2, image_id="images/b", score=0.3)
+    page = render(response, "塔", [Thumbnail("QUJD")] * 2)
+    assert "<strong>0.4000</strong> · relevance 0.18" in page
+    assert page.count("relevance") == 1
+
+
 def test_thumbnails_are_made_of_the_objects() -> None:
     """Each hit has its own picture made small; one that is gone, bad or too large says so.
 
