@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from minio import Minio, MinioAdmin
-from minio.credentials import StaticProvider
+from minio.credentials.providers import StaticProvider
 from minio.error import MinioAdminException
 from minio.notificationconfig import NotificationConfig, QueueConfig
 
@@ -57,7 +57,7 @@ def send_events(client: Minio, bucket: str) -> None:
         bucket,
         NotificationConfig(
             cloud_func_config_list=there.cloud_func_config_list,
-            queue_config_list=[*others, QueueConfig(EVENTS_ARN, EVENTS)],
+            queue_config_list=[*others, QueueConfig(queue=EVENTS_ARN, events=EVENTS)],
             topic_config_list=there.topic_config_list,
         ),
     )
