@@ -19,7 +19,7 @@ SHELL: Final = frozenset({"", "sh", "bash", "shell", "console"})
 """What a block says that holds commands; one that is indented says nothing."""
 
 NOT_RUN: Final = {
-    r"make (demo|test|test-all|check|bad-inputs|fuzz|bench|faults|load|containers|miniature|quality)": (
+    r"make (demo|test|test-all|check|bad-inputs|fuzz|bench|faults|load|miniature|quality)": (
         "takes minutes to hours; the target is looked up in the Makefile"
     ),
     r"make (install|proto|locks)": "changes the environment that the tests run in",
