@@ -187,6 +187,18 @@ def test_dockerfile_has_every_target_and_no_root() -> None:
         assert "org.opencontainers.image.version=$VERSION" in stage
 
 
+def test_build_arguments_are_the_dockerfile_s() -> None:
+    """Each is one that a stage takes, and empty where it is not set.
+
+    docker-compose 1.29 passes one without a value as `None`. Break: a list of names for `args`.
+    """
+    text = (ROOT / "deploy" / "Dockerfile").read_text()
+    for name in BUILT:
+        for argument, value in SERVICES[name]["build"]["args"].items():
+            assert value == f"${{{argument}:-}}"
+            assert re.search(rf"^ARG {argument}\b", text, re.MULTILINE)
+
+
 def stages() -> dict[str, str]:
     """Return the Dockerfile's stages by name."""
     parts = re.split(r"^FROM ", (ROOT / "deploy" / "Dockerfile").read_text(), flags=re.MULTILINE)
