@@ -13,7 +13,7 @@ BESIDE := --numprocesses 3 --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down status test test-all check bad-inputs fuzz bench faults load \
+.PHONY: help demo up down status test test-all check bad-inputs fuzz bench faults load containers \
 	miniature ablation quality proto locks install .build/pb
 
 help: ## list the commands
@@ -59,6 +59,9 @@ faults: $(VENV)/.dev ## break every part of the stack while it works, in under a
 load: $(VENV)/.dev ## overload, restart and soak the services, in under 50 minutes; writes docs/load.md
 	@$(BIN)/python -m tests.load
 
+containers: $(VENV)/.dev ## build every image, run compose and check it, with a Docker engine, in under 30 minutes; writes docs/containers.md
+	@$(BIN)/python -m tests.containers
+
 miniature: $(VENV)/.local ## tune the text tower on the shipped data with three seeds, in under 15 minutes
 	@$(BIN)/python -m cra.services.training.miniature
 
@@ -78,12 +81,16 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 
 locks: $(VENV)/.dev ## renew deploy/locks, which pin what the images are made of
 	$(PIP) 'uv==0.13.9'
+	$(LOCK) --extra cli pyproject.toml -o deploy/locks/cli.txt
 	$(LOCK) --extra gateway pyproject.toml -o deploy/locks/gateway.txt
 	$(LOCK) --extra ingest pyproject.toml -o deploy/locks/ingest.txt
 	$(LOCK) --extra web pyproject.toml -o deploy/locks/web.txt
 	printf 'torch\ntorchvision\n' > .build/torch.txt
 	$(LOCK) --extra embedding --excludes .build/torch.txt pyproject.toml -o deploy/locks/embedding.txt
 	grep -ohE 'torch(vision)?==[0-9.]+' pyproject.toml | $(LOCK) - -o deploy/locks/torch.txt
+	awk '/^[a-z]/ {keep = !/^(torch|triton|nvidia|cuda)/} keep || /^#/' deploy/locks/torch.txt > deploy/locks/torch_cpu.txt
+	$(LOCK) --extra training --excludes .build/torch.txt -c deploy/locks/embedding.txt -c deploy/locks/torch.txt \
+		pyproject.toml -o deploy/locks/training.txt
 	echo '$(CN_CLIP)' | $(LOCK) --no-deps - -o deploy/locks/cn_clip.txt
 	sed -n 's/^requires = \["\(setuptools.*\)"\]/\1/p' pyproject.toml | $(LOCK) - -o deploy/locks/build.txt
 

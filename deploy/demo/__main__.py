@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -116,6 +117,25 @@ def run(phases: Phases) -> list[str]:
                 else:
                     shutil.rmtree(local.data)
     return problems
+
+
+def run_deployed(phases: Phases) -> list[str]:
+    """Run the demo on the deployment that `CRA_*` name; return what did not hold.
+
+    Its pictures are removed at the end; the bucket may hold others.
+    """
+    settings = Settings.load()
+    with tempfile.TemporaryDirectory(prefix="cra-demo-") as folder:
+        with phases.phase("render held-out buildings"):
+            pictures = _render(Path(folder))
+        gallery = Gallery(settings)
+        try:
+            alone = gallery.status().objects == 0
+            return _show(phases, settings, gallery, pictures, alone=alone)
+        finally:
+            with phases.phase("clean up"):
+                gallery.delete(list(gallery.pictures))
+                gallery.close()
 
 
 def _render(folder: Path) -> list[Picture]:
@@ -308,13 +328,18 @@ def _bar(name: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
 def main() -> None:
     """Run the demo; exit 0 only if everything held."""
     parser = argparse.ArgumentParser(prog="python -m deploy.demo", description=__doc__)
+    parser.add_argument(
+        "--deployed",
+        action="store_true",
+        help="show it on the deployment that CRA_* name, not on a local stack",
+    )
     parser.add_argument("--began", type=float, help="Unix seconds when installing began")
     options = parser.parse_args()
     phases = Phases()
     if options.began is not None:
         phases.seconds["install"] = time.time() - options.began
     try:
-        problems = run(phases)
+        problems = run_deployed(phases) if options.deployed else run(phases)
     except (StackError, CraError, MinioException) as error:
         problems = [str(error)]
     except KeyboardInterrupt:
@@ -325,8 +350,9 @@ def main() -> None:
     if problems:
         sys.exit(1)
     _console.print("[bold green]everything held[/]")
-    port = Settings.load().web_port
-    _console.print(f"the search page, while `make up` runs: http://127.0.0.1:{port}")
+    if not options.deployed:
+        port = Settings.load().web_port
+        _console.print(f"the search page, while `make up` runs: http://127.0.0.1:{port}")
 
 
 if __name__ == "__main__":

@@ -20,14 +20,12 @@ from pydantic import SecretStr
 from cra.shared.settings import Settings
 from deploy.local.environment import ROOT, LocalSettings, StackError, ports_of
 from deploy.local.ports import find_free
+from deploy.s3 import seaweedfs
 
 PROCFILE: Final = ROOT / "deploy" / "Procfile"
 
 FOUNDATIONS: Final = frozenset({"redis", "s3", "milvus"})
 """What the services stand on, and so stops after them."""
-
-POLICIES: Final = ROOT / "deploy" / "s3"
-"""What each user of the object store may do, as S3's policies say it."""
 
 _ROLES: Final = {
     "embedding": "embedding",
@@ -38,14 +36,6 @@ _ROLES: Final = {
     "web": "web",
 }
 """Which user of the object store a process is."""
-
-_ACTIONS: Final = {
-    "s3:GetObject": "Read",
-    "s3:ListBucket": "List",
-    "s3:PutObject": "Write",
-    "s3:DeleteObject": "Write",
-}
-"""SeaweedFS's words for what the policies allow."""
 
 _SECRETS: Final = tuple(
     f"CRA_{name.upper()}"
@@ -107,7 +97,7 @@ def s3_users(settings: Settings) -> dict[str, S3User]:
     up at every start and are known to one process each. `admin` makes the buckets.
     """
     operator = S3User(settings.s3_access_key, settings.s3_secret_key.get_secret_value())
-    names = ("admin", *sorted(set(_ROLES.values())))
+    names = (seaweedfs.ADMIN, *sorted(set(_ROLES.values())))
     made = {name: S3User(name, secrets.token_urlsafe(24)) for name in names}
     return {**made, "operator": operator}
 
@@ -193,21 +183,8 @@ def _configure_redis(folder: Path, port: int) -> None:
         # Nothing that the broker took may be dropped to make room.
         "maxmemory-policy": "noeviction",
     }
-    _write(folder / "redis.conf", "".join(f"{name} {value}\n" for name, value in options.items()))
-
-
-def _actions(role: str, settings: Settings) -> list[str]:
-    """Return a policy as SeaweedFS says it: `Read:BUCKET` and so on."""
-    buckets = {"images": settings.buckets, "releases": (settings.releases_bucket,)}
-    policy = json.loads((POLICIES / f"{role}.json").read_text())
-    return sorted(
-        {
-            f"{_ACTIONS[action]}:{bucket}"
-            for statement in policy["Statement"]
-            for action in statement["Action"]
-            for resource in statement["Resource"]
-            for bucket in buckets[resource.removeprefix("arn:aws:s3:::").removesuffix("/*")]
-        }
+    seaweedfs.write(
+        folder / "redis.conf", "".join(f"{name} {value}\n" for name, value in options.items())
     )
 
 
@@ -218,26 +195,11 @@ def _configure_s3(
     redis_port: int,
     users: Mapping[str, S3User],
 ) -> None:
-    identities = [
-        {
-            "name": name,
-            "credentials": [{"accessKey": user.access_key, "secretKey": user.secret_key}],
-            "actions": ["Admin"] if name == "admin" else _actions(name, settings),
-        }
-        for name, user in users.items()
-    ]
-    _write(folder / "s3.json", json.dumps({"identities": identities}, indent=1))
-    prefixes = [f"/buckets/{bucket}/" for bucket in settings.buckets]
-    _write(
-        folder / "notification.toml",
-        "[notification.webhook]\n"
-        "enabled = true\n"
-        f'endpoint = "http://127.0.0.1:{settings.events_port}/events"\n'
-        f"bearer_token = {json.dumps(settings.event_token.get_secret_value())}\n"
-        'event_types = ["create", "update", "delete", "rename"]\n'
-        # As long as it takes: deletes that were lost could be more than a reconcile may remove.
-        "max_retries = 10\n"
-        f"path_prefixes = {json.dumps(prefixes)}\n",
+    seaweedfs.configure(
+        folder,
+        settings,
+        {role: (user.access_key, user.secret_key) for role, user in users.items()},
+        f"http://127.0.0.1:{settings.events_port}/events",
     )
     data = folder / "data"
     data.mkdir(exist_ok=True)
@@ -273,9 +235,6 @@ def _configure_s3(
         "master.telemetry": "false",
         "volume.preStopSeconds": 0,
     }
-    _write(folder / "weed.options", "".join(f"{name}={value}\n" for name, value in options.items()))
-
-
-def _write(file: Path, text: str) -> None:
-    file.touch(mode=0o600)
-    file.write_text(text)
+    seaweedfs.write(
+        folder / "weed.options", "".join(f"{name}={value}\n" for name, value in options.items())
+    )

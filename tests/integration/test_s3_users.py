@@ -16,7 +16,8 @@ from cra.shared.adapters.release_store import S3ReleaseStore
 from cra.shared.domain import ObjectRef
 from cra.shared.errors import PermissionDeniedError
 from cra.shared.settings import Settings
-from deploy.local.parts import POLICIES, S3User
+from deploy.local.parts import S3User
+from deploy.s3.policies import POLICIES
 
 ROLES = ("gateway", "ingest", "embedding", "web", "operator")
 BUCKETS = ("images", "releases", "others")

@@ -17,6 +17,8 @@ NEEDS = {
     "ingest": ["ingest"],
     "embedding": ["embedding", "torch"],
     "web": ["web"],
+    "cli": ["cli"],
+    "training": ["training", "embedding", "torch"],
 }
 """The locks that make an image, by its extra."""
 
@@ -84,7 +86,21 @@ def test_images_install_nothing_without_a_hash() -> None:
     text = (ROOT / "deploy" / "Dockerfile").read_text()
     installed = [one.strip(" \\") for one in re.findall(r"pip install ([^\n;&]*)", text)]
     loose = [one for one in installed if "--require-hashes" not in one]
-    ours = [one for one in loose if one == "--no-deps --no-build-isolation ."]
-    assert len(ours) == 4
-    (torch,) = [one for one in loose if one not in ours]
-    assert torch.startswith('--extra-index-url "$TORCH_INDEX"')
+    ours, torch = loose
+    assert ours == "--no-deps --no-build-isolation --prefix /code ."
+    assert torch == '--no-deps --index-url "$TORCH_INDEX"'
+
+
+def test_torch_for_cpu_needs_what_torch_needs() -> None:
+    """Its lock is that of torch without CUDA and without torch itself, which has another index."""
+    cuda = ("torch", "triton", "nvidia", "cuda")
+    rest = {name: pin for name, pin in pins("torch").items() if not name.startswith(cuda)}
+    assert pins("torch_cpu") == rest
+
+
+def test_the_base_is_pinned_to_the_byte() -> None:
+    """Python's image has an exact version and a digest."""
+    text = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert re.search(
+        r"^ARG PYTHON_IMAGE=python:3\.11\.\d+-slim-\w+@sha256:[0-9a-f]{64}$", text, re.MULTILINE
+    )

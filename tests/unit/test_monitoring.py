@@ -152,12 +152,12 @@ def test_prometheus_asks_every_process_that_shows_metrics() -> None:
 
 
 def test_what_compose_mounts_is_there() -> None:
-    """Files that Prometheus and Grafana are given exist; ports are on loopback, tags exact."""
-    services = yaml.safe_load((FOLDER / "compose.yml").read_text())["services"]
-    for service in services.values():
-        assert re.search(r":v?\d+\.\d+\.\d+$", service["image"])
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-        for volume in service["volumes"]:
+    """Files that Prometheus and Grafana are given exist."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    monitoring = [one for one in services.values() if one.get("profiles") == ["monitoring"]]
+    assert len(monitoring) == 3
+    for service in monitoring:
+        for volume in service.get("volumes", []):
             source = volume.partition(":")[0]
             assert not source.startswith(".") or (ROOT / source).exists(), source
 
