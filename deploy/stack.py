@@ -52,7 +52,7 @@ def up() -> None:
         file.write(StackState(os.getpid(), birth_of(os.getpid()), parts))
 
     parts = read_procfile(env, settings.drain_seconds, users)
-    works = readiness.signs_of_life(settings, local)
+    works = readiness.signs_of_life(settings, local, users["admin"].take(settings))
     runner = Runner(parts, env, ROOT, local.data / "logs", FOUNDATIONS, record, works)
     install_signals(runner)
     record([])

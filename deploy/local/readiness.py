@@ -1,16 +1,20 @@
 """Whether the parts of the stack do their jobs, and waiting until they do."""
 
+import re
+import shutil
 import socket
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 
 import redis
+from minio import Minio
 
 from cra.shared.adapters import object_store
 from cra.shared.rpc import LIVENESS
@@ -22,6 +26,8 @@ from deploy.local.runner import tail
 from deploy.local.state import StateFile
 
 _PROBE_SECONDS: Final = 2.0
+_ROOM: Final = 64 * 2**20
+"""Bytes free on a disk from which on it is not full."""
 _GIVE_UP_AFTER: Final = 4
 """Starts after which a part that is down again will not come up by itself."""
 
@@ -40,11 +46,18 @@ def probes(settings: Settings, local: LocalSettings) -> dict[str, Callable[[], b
     }
 
 
-def signs_of_life(settings: Settings, local: LocalSettings) -> dict[str, Callable[[], bool]]:
+def signs_of_life(
+    settings: Settings, local: LocalSettings, admin: Settings
+) -> dict[str, Callable[[], bool]]:
     """Return for each part a question that is False once its process has to be started again.
 
     What it depends on may be down meanwhile. A foundation that takes its time is not killed over
-    it; Milvus is when it says of itself that it has come to an end.
+    it, only one that has come to an end by its own words.
+
+    Args:
+        settings: of the services.
+        local: of the local stack.
+        admin: settings of who may do everything in the object store.
     """
     folder = Path(settings.heartbeat_folder)
     return {
@@ -55,7 +68,42 @@ def signs_of_life(settings: Settings, local: LocalSettings) -> dict[str, Callabl
         "worker": lambda: beats(folder / "worker"),
         "beat": lambda: beats(folder / "beat"),
         "milvus": lambda: milvus_is_sound(local),
+        "s3": lambda: store_takes_objects(admin, local.data),
     }
+
+
+def store_takes_objects(admin: Settings, folder: Path) -> bool:
+    """Tell whether the object store does not fail to note what is put, with room on its disk.
+
+    SeaweedFS notes it in a LevelDB for each bucket. One that had no room for a line writes no more,
+    even when there is room again, until it is opened anew. Beginning an upload of several parts
+    writes there and makes no object. A store that does not answer may be busy, or starting.
+
+    Args:
+        admin: settings of who may do everything in it, with the buckets to ask.
+        folder: of its data.
+    """
+    client = object_store.connect(admin)
+    for bucket in admin.buckets:
+        try:
+            begun = _call_signed(client, "POST", bucket, {"uploads": ""})
+            if found := re.search(rb"<UploadId>(.+?)</UploadId>", begun):
+                _call_signed(client, "DELETE", bucket, {"uploadId": found[1].decode()})
+        except urllib.error.HTTPError as error:
+            full = shutil.disk_usage(folder).free < _ROOM
+            if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR and not full:
+                return False
+        except (OSError, HTTPException):
+            return True
+    return True
+
+
+def _call_signed(client: Minio, method: str, bucket: str, query: dict[str, str]) -> bytes:
+    """Return the answer to a call that the SDK has under no name of its own."""
+    url = client.get_presigned_url(method, bucket, ".alive", extra_query_params=dict(query))
+    request = urllib.request.Request(url, method=method)  # noqa: S310  our own
+    with urllib.request.urlopen(request, timeout=_PROBE_SECONDS) as answer:  # noqa: S310
+        return bytes(answer.read())
 
 
 def milvus_is_sound(local: LocalSettings) -> bool:

@@ -4,10 +4,12 @@ import os
 import signal
 import sys
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from cra.shared.adapters.object_store import connect
 from cra.shared.settings import Settings
 from deploy.healthcheck import beats
 from deploy.local import readiness
@@ -15,7 +17,7 @@ from deploy.local.environment import LocalSettings
 from deploy.local.parts import Part
 from deploy.local.runner import Runner
 from deploy.local.state import PartState
-from tests.servers import NO_METRICS, ROOT, milvus_process, wait_until
+from tests.servers import NO_METRICS, ROOT, free_ports, milvus_process, wait_until
 
 
 @pytest.mark.slow
@@ -43,7 +45,7 @@ def test_a_worker_and_beat_that_stand_still_are_started_again(
     }
     settings = Settings(heartbeat_folder=str(tmp_path / "signs"))
     history: list[list[PartState]] = []
-    works = readiness.signs_of_life(settings, LocalSettings(data_dir=tmp_path))
+    works = readiness.signs_of_life(settings, LocalSettings(data_dir=tmp_path), settings)
     runner = Runner(parts, env, ROOT, tmp_path, (), history.append, works)
     runner.start()
 
@@ -82,3 +84,26 @@ def test_a_milvus_that_lost_its_lease_is_known(tmp_path: Path) -> None:
         assert readiness.milvus_is_sound(local), "what does not answer is not killed"
         os.kill(pid, signal.SIGCONT)
         wait_until(lambda: not readiness.milvus_is_sound(local), "it says so", 30)
+
+
+def test_a_store_that_notes_nothing_more_is_known(s3: Settings, tmp_path: Path) -> None:
+    """One that answers with an error of its own is not sound, and one that does not answer may be.
+
+    Asking leaves nothing in the bucket.
+
+    Break: `return True` for every answer.
+    """
+    assert readiness.store_takes_objects(s3, tmp_path)
+    assert not list(connect(s3).list_objects("images", prefix=".", recursive=True))
+    nobody = s3.model_copy(update={"s3_endpoint": f"127.0.0.1:{free_ports(1)[0]}"})
+    assert readiness.store_takes_objects(nobody, tmp_path)
+
+    class Broken(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_error(500)
+
+    with HTTPServer(("127.0.0.1", 0), Broken) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        broken = s3.model_copy(update={"s3_endpoint": f"127.0.0.1:{server.server_port}"})
+        assert not readiness.store_takes_objects(broken, tmp_path)
+        server.shutdown()
