@@ -2,8 +2,13 @@
 
 import json
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import click
 from rich.progress import (
@@ -19,6 +24,7 @@ from rich.text import Text
 from cra.services.cli.exit_codes import INTERRUPTED, LATER
 from cra.services.cli.ingest import wait_indexed
 from cra.services.cli.options import BucketName, as_json, metadata_option
+from cra.services.cli.upload import INTERRUPTED as STOPPED
 from cra.services.cli.upload import PARALLEL, Summary, Upload, find_uploads, put_all
 from cra.shared.adapters.object_store import call_s3, connect
 from cra.shared.console import err, examples, out
@@ -75,19 +81,19 @@ def put(
             f"{bucket!r} is not indexed; CRA_BUCKETS has: {', '.join(settings.buckets)}",
             param_hint="--bucket",
         )
-    try:
-        uploads = find_uploads(paths, prefix)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
-    if not uploads:
-        raise click.ClickException("there is no image file below these paths")
-    client = connect(settings)
-    # Once, instead of with each file.
-    if not call_s3(lambda: client.bucket_exists(bucket)):
-        raise click.ClickException(f"the bucket {bucket!r} does not exist")
-    with _progress(as_json) as bar:
-        task = bar.add_task(f"put into {bucket}", total=len(uploads))
+    with _stopped_by_ctrl_c() as stop:
         try:
+            uploads = find_uploads(paths, prefix)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+        if not uploads:
+            raise click.ClickException("there is no image file below these paths")
+        client = connect(settings)
+        # Once, instead of with each file.
+        if not stop.is_set() and not call_s3(lambda: client.bucket_exists(bucket)):
+            raise click.ClickException(f"the bucket {bucket!r} does not exist")
+        with _progress(as_json) as bar:
+            task = bar.add_task(f"put into {bucket}", total=len(uploads))
             summary = put_all(
                 client,
                 bucket,
@@ -96,17 +102,47 @@ def put(
                 lambda so_far: bar.update(task, completed=len(uploads) - so_far.left),
                 parallel=parallel,
                 force=force,
+                stop=stop,
             )
-        except KeyboardInterrupt:  # the second one: no waiting for what is under way
-            err.print("interrupted twice; files that were under way are not put")
-            sys.stdout.flush()
-            os._exit(INTERRUPTED)
-    _report(summary, bucket, len(uploads), as_json)
-    if summary.stopped:
-        sys.exit(INTERRUPTED if summary.stopped == "interrupted" else LATER)
+        _report(summary, bucket, len(uploads), as_json)
+    if summary.stopped not in {"", STOPPED}:
+        sys.exit(LATER)
+    if stop.is_set():  # while it summed up, perhaps
+        sys.exit(INTERRUPTED)
     bad = _wait(settings, bucket, uploads, as_json) if wait else 0
     if summary.failed or bad:
         sys.exit(1)
+
+
+@contextmanager
+def _stopped_by_ctrl_c() -> Iterator[threading.Event]:
+    """Give an event that the first Ctrl-C sets, wherever it falls; the second one ends at once.
+
+    A KeyboardInterrupt would be raised between any two steps, those of summing up included.
+    """
+    stop = threading.Event()
+    asked = 0
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        stop.set()
+        if asked == 1:
+            return
+        shown = "\x1b[?25h" if err.is_terminal else ""  # the cursor, which the bar has hidden
+        # Not by `err` or `sys.stderr`, which this may have interrupted.
+        os.write(2, f"{shown}interrupted twice; files that were under way are not put\n".encode())
+        os._exit(INTERRUPTED)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:  # whoever started this wants no Ctrl-C to reach it
+        yield stop
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _progress(as_json: bool) -> Progress:

@@ -1,12 +1,15 @@
 """`cra put` on a real object store: it goes on where it ended, and what goes wrong is said once."""
 
 import contextlib
+import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,6 +24,8 @@ from cra.shared.settings import Settings
 from tests.fakes import picture
 from tests.faults.proxy import Proxy
 from tests.servers import free_ports, wait_until
+
+put_module = importlib.import_module("cra.services.cli.put")
 
 
 def environment(s3: Settings) -> dict[str, str]:
@@ -174,7 +179,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_goes_on(
 ) -> None:
     """Interrupted midway it sums up with exit code 130; the same command puts exactly the rest.
 
-    Break: no `except KeyboardInterrupt` in `put_all`.
+    Break: no look at `stop` in `_Putter`.
     """
     for number in range(3000):
         (tmp_path / f"{number:04}.jpg").write_bytes(b"%04d" % number * 500)
@@ -206,3 +211,47 @@ def test_ctrl_c_ends_cleanly_and_the_same_goes_on(
     assert len(keys) == said["put"]
     rest = put_json(s3, str(tmp_path), "--prefix", "cut/")
     assert (rest["put"], rest["skipped"]) == (said["left"], said["put"])
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        (put_module, "find_uploads"),
+        (put_module, "connect"),
+        (upload, "held_objects"),
+        (upload, "ThreadPoolExecutor"),
+        (upload, "as_completed"),
+        (put_module, "_report"),
+    ],
+)
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_one_ctrl_c_sums_up_wherever_it_falls(
+    s3: Settings,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: ModuleType,
+    name: str,
+    side: str,
+) -> None:
+    """While files are looked for, listed, submitted, put or summed up: a summary, and 130.
+
+    Break: raise KeyboardInterrupt in `_stopped_by_ctrl_c`.
+    """
+    real = getattr(where, name)
+
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        if side == "before":
+            signal.raise_signal(signal.SIGINT)
+        done = real(*arguments, **named)
+        if side == "after":
+            signal.raise_signal(signal.SIGINT)
+        return done
+
+    monkeypatch.setattr(where, name, interrupted)
+    done = put(s3, str(folder), "--prefix", f"once/{name}/{side}/")
+    assert done.exit_code == 130, done.output
+    counts = re.search("([0-9]+) put, 0 there already, 0 failed, ([0-9]+) left", done.stdout)
+    assert counts is not None, done.output
+    assert int(counts[1]) + int(counts[2]) == 12
+    assert "twice" not in done.stderr
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
