@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from minio import Minio
 
 from cra.services.cli import upload
-from cra.services.cli.__main__ import main
+from cra.services.cli.group import cra
 from cra.services.cli.upload import Upload, etag_of, held_objects, put_all
 from cra.shared.adapters.object_store import connect
 from cra.shared.settings import Settings
@@ -40,7 +40,7 @@ def environment(s3: Settings) -> dict[str, str]:
 
 def put(s3: Settings, *arguments: str, **changes: str) -> Result:
     """Run `cra put` against the store."""
-    return CliRunner().invoke(main, ["put", *arguments], env={**environment(s3), **changes})
+    return CliRunner().invoke(cra, ["put", *arguments], env={**environment(s3), **changes})
 
 
 def put_json(s3: Settings, *arguments: str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.search.v1 import search_pb2 as search
-from cra.services.cli.__main__ import main
 from cra.services.cli.comparison import Compared, Mover
+from cra.services.cli.group import cra
 from cra.services.cli.ingest import _counts, _failures
 from cra.services.cli.releases import _table_of_queries, _warn
 from cra.services.cli.search import hits_table
@@ -78,7 +78,7 @@ def test_put_refuses_a_bucket_that_nobody_indexes(tmp_path: Path) -> None:
     """Its images would wait for ever; the message names the setting and the buckets."""
     (tmp_path / "a.jpg").write_bytes(b"x")
     done = CliRunner().invoke(
-        main,
+        cra,
         ["put", str(tmp_path), "--bucket", "nope"],
         env={"CRA_BUCKETS": "images,plans", "CRA_S3_ENDPOINT": "127.0.0.1:1"},
     )

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from pydantic import SecretStr
 
 from cra.services.cli import checks, part_checks
-from cra.services.cli.__main__ import main
 from cra.services.cli.findings import Facts, Finding, State, host_of, is_local
+from cra.services.cli.group import cra
 from cra.shared.client import SERVICE
 from cra.shared.server import Server
 from cra.shared.settings import Settings
@@ -48,7 +48,7 @@ def test_bad_settings_are_all_named(tmp_path: Path) -> None:
     """
     file = tmp_path / "bad.env"
     file.write_text("CRA_GATEWAY_PORT=none\nCRA_MAX_CALLS=0\n")
-    done = CliRunner().invoke(main, ["--env-file", str(file), "doctor", "--json"])
+    done = CliRunner().invoke(cra, ["--env-file", str(file), "doctor", "--json"])
     assert done.exit_code == 1
     said = json.loads(done.stdout)
     assert not said["ok"]
