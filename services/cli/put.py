@@ -47,7 +47,7 @@ MEGA = 1_000_000
     help="Bucket to put into; the first of CRA_BUCKETS if not given.",
 )
 @click.option("--prefix", default="", help="Put before each key, such as `campus/`.")
-@metadata_option("User metadata to set.")
+@metadata_option("User metadata to set; it replaces all that an object has.")
 @click.option("--force", is_flag=True, help="Put what the bucket holds already, too.")
 @click.option(
     "--parallel",

@@ -140,6 +140,17 @@ def test_metadata_counts_where_it_is_given(s3: Settings, bucket: Minio, folder: 
     assert put_json(s3, str(folder), *where, "--meta", "city=北京")["put"] == 12
 
 
+def test_metadata_replaces_all_that_there_was(s3: Settings, bucket: Minio, folder: Path) -> None:
+    """As the help says: a name that is not given again is gone."""
+    where = ("--prefix", "replaced/")
+    put_json(s3, str(folder), *where, "--meta", "desc=hall")
+    assert put_json(s3, str(folder), *where, "--meta", "period=tang")["put"] == 12
+    there = bucket.stat_object("images", "replaced/hall/0.jpg").metadata
+    assert there is not None
+    assert there["x-amz-meta-period"] == "tang"
+    assert "x-amz-meta-desc" not in there
+
+
 @pytest.mark.parametrize("size", [0, 1, 9 * 2**20, upload.PART, upload.PART + 1])
 def test_the_stores_etag_is_foretold(
     s3: Settings, bucket: Minio, tmp_path: Path, size: int
