@@ -145,9 +145,21 @@ def search(
         return
     if html is None:
         out.print(hits_table(response))
+    for note in notes(response):
+        err.print(note, soft_wrap=True)
     milliseconds = response.timing.total.ToNanoseconds() / 1e6
     left = "; --all shows what is left" if response.next_page_token else ""
     err.print(f"{len(response.hits)} hits in {milliseconds:.1f} ms ({response.text_release}){left}")
+
+
+def notes(response: pb.SearchResponse) -> list[str]:
+    """Return what became of the query beside its hits, a line each."""
+    found = []
+    if response.truncated:
+        found.append("a text is over 52 tokens: it was cut there, and the rest not searched for")
+    if response.expanded_texts:
+        found.append(f"also searched for: {', '.join(response.expanded_texts)}")
+    return found
 
 
 def hits_table(response: pb.SearchResponse) -> Table:

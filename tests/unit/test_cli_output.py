@@ -12,7 +12,7 @@ from cra.services.cli.comparison import Compared, Mover
 from cra.services.cli.group import cra
 from cra.services.cli.ingest import _counts, _failures
 from cra.services.cli.releases import _table_of_queries, _warn
-from cra.services.cli.search import hits_table
+from cra.services.cli.search import hits_table, notes
 from cra.shared import console
 
 HOSTILE = ("plan[/red].jpg", "[bold]x", ":smile:.png", "[red]", "a\\[b]")
@@ -54,6 +54,15 @@ def test_relevance_and_copies_stand_with_a_hit(capsys: pytest.CaptureFixture[str
     text = printed(hits_table(hits), capsys)
     assert "10.50000.88images/a(+2alike)" in text
     assert "20.2500images/d" in text
+
+
+def test_what_became_of_a_query_is_said() -> None:
+    """A text that was cut and texts that were added have a line each, and nothing else has one."""
+    assert notes(search.SearchResponse()) == []
+    response = search.SearchResponse(truncated=True, expanded_texts=["扶拱垛", "飞券"])
+    cut, added = notes(response)
+    assert "52 tokens" in cut
+    assert added == "also searched for: 扶拱垛, 飞券"
 
 
 def test_a_long_image_id_is_folded(capsys: pytest.CaptureFixture[str]) -> None:
