@@ -27,10 +27,20 @@ from cra.services.cli.options import BucketName, as_json, metadata_option
 from cra.services.cli.upload import INTERRUPTED as STOPPED
 from cra.services.cli.upload import PARALLEL, Summary, Upload, find_uploads, put_all
 from cra.shared.adapters.object_store import call_s3, connect
-from cra.shared.console import err, examples, out
+from cra.shared.console import count, err, examples, out
 from cra.shared.settings import Settings
 
 MEGA = 1_000_000
+
+
+def _key_prefix(_context: click.Context, option: click.Parameter, prefix: str) -> str:
+    if prefix.startswith("/"):
+        raise click.BadParameter(
+            f"{prefix!r} begins with /, which the object store would drop: "
+            f"give {prefix.lstrip('/')!r}",
+            param=option,
+        )
+    return prefix
 
 
 @click.command(
@@ -46,7 +56,9 @@ MEGA = 1_000_000
     type=BucketName(),
     help="Bucket to put into; the first of CRA_BUCKETS if not given.",
 )
-@click.option("--prefix", default="", help="Put before each key, such as `campus/`.")
+@click.option(
+    "--prefix", default="", callback=_key_prefix, help="Put before each key, such as `campus/`."
+)
 @metadata_option("User metadata to set; it replaces all that an object has.")
 @click.option("--force", is_flag=True, help="Put what the bucket holds already, too.")
 @click.option(
@@ -83,7 +95,7 @@ def put(
         )
     with _stopped_by_ctrl_c() as stop:
         try:
-            uploads = find_uploads(paths, prefix)
+            uploads, others = find_uploads(paths, prefix)
         except ValueError as error:
             raise click.ClickException(str(error)) from error
         if not uploads:
@@ -104,7 +116,7 @@ def put(
                 force=force,
                 stop=stop,
             )
-        _report(summary, bucket, len(uploads), as_json)
+        _report(summary, bucket, len(uploads), others, as_json)
     if summary.stopped not in {"", STOPPED}:
         sys.exit(LATER)
     if stop.is_set():  # while it summed up, perhaps
@@ -159,13 +171,14 @@ def _progress(as_json: bool) -> Progress:
     )
 
 
-def _report(summary: Summary, bucket: str, total: int, as_json: bool) -> None:
+def _report(summary: Summary, bucket: str, total: int, others: int, as_json: bool) -> None:
     if as_json:
         fields = {
             "put": summary.put,
             "skipped": summary.skipped,
             "failed": [{"file": str(one.file), "problem": text} for one, text in summary.failed],
             "left": summary.left,
+            "not_images": others,
             "bytes": summary.bytes,
             "seconds": round(summary.seconds, 3),
             "stopped": summary.stopped,
@@ -176,12 +189,17 @@ def _report(summary: Summary, bucket: str, total: int, as_json: bool) -> None:
         said = Text.assemble(("not put", "red"), f" {upload.file}: {text}")
         err.print(said, soft_wrap=True)  # one line for each, which can be searched for
     seconds = max(summary.seconds, 1e-3)
-    out.print(
-        f"{summary.put + summary.skipped} of {total} files are in {bucket}: {summary.put} put, "
-        f"{summary.skipped} there already, {len(summary.failed)} failed, {summary.left} left; "
-        f"{summary.bytes / MEGA:.1f} MB in {seconds:.1f} s: {summary.put / seconds:.0f} files/s, "
+    speed = (
+        f"; {summary.bytes / MEGA:.1f} MB in {seconds:.1f} s: {summary.put / seconds:.0f} files/s, "
         f"{summary.bytes / MEGA / seconds:.1f} MB/s"
     )
+    out.print(
+        f"{summary.put + summary.skipped} of {count(total, 'file')} are in {bucket}: "
+        f"{summary.put} put, {summary.skipped} there already, {len(summary.failed)} failed, "
+        f"{summary.left} left{speed if summary.put else ''}"
+    )
+    if others:
+        err.print(f"left out: {count(others, 'file')} whose name is not an image's")
     if summary.stopped:
         err.print(f"stopped: {summary.stopped}; the same command goes on from here")
 
@@ -198,5 +216,5 @@ def _wait(settings: Settings, bucket: str, uploads: list[Upload], as_json: bool)
     for failure in bad:
         err.print(Text.assemble(("not indexed", "red"), f" {failure.image_id}: {failure.message}"))
     if not as_json:
-        out.print(f"{len(ours) - len(bad)} of {len(ours)} files are indexed")
+        out.print(f"{len(ours) - len(bad)} of {count(len(ours), 'file')} are indexed")
     return len(bad)

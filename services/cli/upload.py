@@ -68,23 +68,29 @@ class Held(NamedTuple):
     etag: str
 
 
-def find_uploads(paths: Iterable[Path], prefix: str = "") -> list[Upload]:
+def find_uploads(paths: Iterable[Path], prefix: str = "") -> tuple[list[Upload], int]:
     """List the files to put: those named, and the images below the folders named.
 
     A file below a folder keeps its path from that folder on.
+
+    Returns:
+        The files, and how many others the folders hold.
 
     Raises:
         FileNotFoundError: a path does not exist.
         ValueError: two files would get one key.
     """
     uploads = []
+    others = set()
     for path in paths:
         if path.is_dir():
-            uploads += [
-                Upload(file, prefix + file.relative_to(path).as_posix())
-                for file in sorted(path.rglob("*"))
-                if file.suffix.lower() in SUFFIXES and file.is_file()
-            ]
+            for file in sorted(path.rglob("*")):
+                if not file.is_file():
+                    continue
+                if file.suffix.lower() in SUFFIXES:
+                    uploads.append(Upload(file, prefix + file.relative_to(path).as_posix()))
+                else:
+                    others.add(file)
         elif path.is_file():
             uploads.append(Upload(path, prefix + path.name))
         else:
@@ -94,7 +100,8 @@ def find_uploads(paths: Iterable[Path], prefix: str = "") -> list[Upload]:
         other = files.setdefault(upload.key, upload.file)
         if other.resolve() != upload.file.resolve():
             raise ValueError(f"{other} and {upload.file} would both become {upload.key}")
-    return [Upload(file, key) for key, file in files.items()]
+    others -= set(files.values())  # named by itself as well
+    return [Upload(file, key) for key, file in files.items()], len(others)
 
 
 def held_objects(

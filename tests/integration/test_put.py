@@ -120,7 +120,17 @@ def test_what_the_bucket_holds_is_skipped(s3: Settings, bucket: Minio, folder: P
     assert bucket.get_object("images", "skipped/hall/4.jpg").read() == changed.read_bytes()
     assert put_json(s3, str(folder), *where, "--force")["put"] == 12
     said = put(s3, str(folder), *where).stdout
-    assert "12 of 12 files are in images: 0 put, 12 there already, 0 failed, 0 left" in said
+    assert said == "12 of 12 files are in images: 0 put, 12 there already, 0 failed, 0 left\n"
+
+
+def test_what_is_left_out_is_counted(s3: Settings, folder: Path) -> None:
+    """Files of a folder that are no images are not put, and the summary says how many."""
+    (folder / "notes.txt").write_bytes(b"x")
+    where = ("--prefix", "notes/")
+    assert put_json(s3, str(folder), *where)["not_images"] == 1
+    assert "left out: 1 file whose name is not an image's" in put(s3, str(folder), *where).stderr
+    (folder / "notes.txt").unlink()
+    assert "left out" not in put(s3, str(folder), *where).output
 
 
 def test_metadata_counts_where_it_is_given(s3: Settings, bucket: Minio, folder: Path) -> None:
@@ -175,7 +185,7 @@ def test_a_store_that_is_gone_is_no_list_of_failures(
     monkeypatch.setattr(upload, "PAUSES", ())
     (port,) = free_ports(1)
     nowhere = connect(s3.model_copy(update={"s3_endpoint": f"127.0.0.1:{port}"}))
-    uploads = upload.find_uploads([folder], "gone/")
+    uploads, _ = upload.find_uploads([folder], "gone/")
     summary = put_all(nowhere, "images", uploads, {}, lambda _: None, parallel=2, force=True)
     assert "does not answer" in summary.stopped
     assert summary.left > 0

@@ -93,3 +93,12 @@ def test_put_refuses_a_bucket_that_nobody_indexes(tmp_path: Path) -> None:
     )
     assert done.exit_code == 2
     assert "'nope' is not indexed; CRA_BUCKETS has: images, plans" in done.output
+
+
+def test_put_refuses_a_prefix_that_the_store_would_change(tmp_path: Path) -> None:
+    """A key would not be where it was put; the message says what to give."""
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    done = CliRunner().invoke(cra, ["put", str(tmp_path), "--prefix", "/abs/"])
+    assert done.exit_code == 2
+    assert "'--prefix'" in done.output
+    assert "give 'abs/'" in done.output
