@@ -265,6 +265,15 @@ def test_a_receiver_that_refuses_is_told(status: int, state: str, words: str) ->
         assert states(part_checks.events(tokenless, Facts()))[0][1].startswith("CRA_EVENT_TOKEN")
 
 
+def test_probe_is_not_recommended_to_who_gives_it() -> None:
+    """A receiver that cannot be seen is tried by --probe, or has been."""
+    ((_, plain),) = states(part_checks.events(settings(), Facts()))
+    assert "--probe tries the path" in plain
+    ((_, probed),) = states(part_checks.events(settings(), Facts(probed=True)))
+    assert "--probe" not in probed
+    assert "`event path`" in probed
+
+
 def test_parts_that_disagree_are_told() -> None:
     """More than one image tower or active release is wrong, and every part's own is named."""
     facts = Facts({"embedding": "aa", "gateway": "aa", "ingest": "bb"}, {"gateway": "r1"})
