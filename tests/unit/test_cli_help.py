@@ -79,11 +79,25 @@ def test_exit_codes_tell_later_from_never(tmp_path: Path) -> None:
     assert code("search", "红") == 3
     assert code("put", str(tmp_path)) == 3
     assert code("search") == 2
+    assert code("search", "") == 2
+    assert code("search", "红", "--less", " ") == 2
     assert code("search", "红", "--image", str(tmp_path / "a.jpg")) == 2
     assert code("search", "红", "--after", "yesterday") == 2
     assert code("put", str(tmp_path / "none")) == 2
     assert code("search", "红", CRA_GATEWAY_PORT="none") == 1
     assert code("--help") == 0
+
+
+@pytest.mark.parametrize("option", ["--weight", "--min-score", "--min-relevance"])
+@pytest.mark.parametrize("value", ["nan", "-inf", "1e9"])
+def test_a_number_out_of_range_is_refused_by_its_option(option: str, value: str) -> None:
+    """What is no number is in no range either; the message names the option and the range.
+
+    Break: `click.FloatRange` in place of `Number`.
+    """
+    done = CliRunner().invoke(cra, ["search", "红", f"{option}={value}"])
+    assert done.exit_code == 2
+    assert f"'{option}': {float(value)} is not in the range" in done.output
 
 
 @pytest.mark.parametrize("left", [1, 30, 90])
