@@ -22,6 +22,11 @@ def examples(*commands: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
 
+def count(number: int, one: str) -> str:
+    """Return a number of things in words, such as `1 file` and `2 files`."""
+    return f"{number} {one}" if number == 1 else f"{number} {one}s"
+
+
 def table(*columns: str) -> Table:
     """Return a table that shows every cell whole, folded where the terminal is too narrow."""
     made = Table()

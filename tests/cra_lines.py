@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from cra.services.cli.__main__ import main
+from cra.services.cli.group import cra
 
 _SHELL = frozenset({">", ">>", "|", "&&", "||", ";"})
 _MISSING = ("does not exist", "No such file")
@@ -28,7 +28,7 @@ def check_line(words: Sequence[str]) -> click.Command:
     Raises:
         click.UsageError: there is no such command or option, or a value is bad.
     """
-    command, parent, rest, name = main, None, list(words), "cra"
+    command, parent, rest, name = cra, None, list(words), "cra"
     while True:
         try:
             context = command.make_context(name, rest, parent)
@@ -47,7 +47,7 @@ def check_line(words: Sequence[str]) -> click.Command:
 
 
 def commands(
-    group: click.Group = main, path: tuple[str, ...] = ()
+    group: click.Group = cra, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Yield every command and group below a group, with the words that call it."""
     context = click.Context(group, info_name="cra")

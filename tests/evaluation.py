@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from click.testing import CliRunner, Result
 
-from cra.services.cli.__main__ import main
+from cra.services.cli.group import cra
 from cra.services.training.evaluation.exact import Vectors
 
 # cn_clip's script of predictions moves tensors to CUDA and has no option for that; here they stay
@@ -75,7 +75,7 @@ def unit(vector: np.ndarray) -> Vectors:
 def call(model: Path | str, *arguments: str, **env: str) -> Result:
     """Run `cra evaluate` in this process."""
     env = {"CRA_MODEL": str(model), "CRA_DEVICE": "cpu", **env}
-    return CliRunner().invoke(main, ["evaluate", *arguments], env=env)
+    return CliRunner().invoke(cra, ["evaluate", *arguments], env=env)
 
 
 def evaluate(model: Path | str, *arguments: str, **env: str) -> Any:

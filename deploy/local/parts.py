@@ -47,6 +47,9 @@ _AOF_FOLDER_SINCE: Final = 7
 """The first version of Redis that keeps its append-only file as a folder. It reads the older form
 too; an older one does not see the newer."""
 
+_TALKATIVE: Final = "milvus"
+"""It writes over a hundred lines while it starts, which nobody needs unless it fails."""
+
 _GRACE: Final = {
     "redis": 10.0,
     # These two wait, one for ever and one for 15 s, for clients inside themselves; what they have
@@ -66,6 +69,8 @@ class Part:
     """Seconds from SIGTERM to SIGKILL."""
     own: Mapping[str, str | None] = field(default_factory=dict)
     """Variables of its own; None for those of the stack that it shall not have."""
+    shown: bool = True
+    """Its output is shown on the console as well as kept in its log."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ def read_procfile(
             raise StackError(f"{PROCFILE}: {name} needs {error}, which is not set") from error
         grace = _GRACE.get(name, drain_seconds + 10)
         own = users[_ROLES[name]].variables if name in _ROLES else dict.fromkeys(_SECRETS)
-        parts.append(Part(name, command, grace, own))
+        parts.append(Part(name, command, grace, own, shown=name != _TALKATIVE))
     return parts
 
 

@@ -187,10 +187,11 @@ class _Kept:
             for raw in stream:
                 line = raw.decode("utf-8", "replace").rstrip()
                 self._lines.append(line)
-                self._write_line(line)
+                self._write_line(line, self.part.shown)
 
-    def _write_line(self, line: str) -> None:
-        self._say(self.part.name, line)
+    def _write_line(self, line: str, shown: bool = True) -> None:
+        if shown:
+            self._say(self.part.name, line)
         self._log.handle(logging.LogRecord("", logging.INFO, "", 0, line, None, None))
 
     def _set(self, state: str) -> None:

@@ -15,7 +15,7 @@ from cra.services.cli import checks, part_checks
 from cra.services.cli.findings import Check, Facts, Finding, State
 from cra.services.cli.options import as_json
 from cra.services.cli.probe import event_path
-from cra.shared.console import err, examples, out, table
+from cra.shared.console import count, err, examples, out, table
 from cra.shared.errors import CraError, FailedPreconditionError
 from cra.shared.settings import Settings
 
@@ -63,7 +63,7 @@ def doctor(context: click.Context, probe: bool, as_json: bool) -> None:
     """
     env_file: Path | None = context.find_root().params.get("env_file")
     found = list(examine(env_file, probe))
-    wrong = any(one.state is State.WRONG for one in found)
+    wrong = sum(one.state is State.WRONG for one in found)
     if as_json:
         rows = [
             {"part": one.part, "state": one.state.value, "found": one.found, "mend": one.mend}
@@ -72,9 +72,8 @@ def doctor(context: click.Context, probe: bool, as_json: bool) -> None:
         click.echo(json.dumps({"ok": not wrong, "checks": rows}, ensure_ascii=False, indent=2))
     else:
         out.print(_table(found))
-        count = sum(one.state is State.WRONG for one in found)
         warnings = sum(one.state is State.WARNING for one in found)
-        err.print(f"{count} wrong, {warnings} warnings")
+        err.print(f"{wrong} wrong, {count(warnings, 'warning')}")
     if wrong:
         sys.exit(1)
 
@@ -100,7 +99,7 @@ def examine(env_file: Path | None, probe: bool) -> Iterator[Finding]:
         return
     where = f"the environment and {env_file}" if env_file else "the environment alone"
     yield Finding("settings", State.OK, f"read from {where}")
-    facts = Facts()
+    facts = Facts(probed=probe)
     with ThreadPoolExecutor(len(CHECKS)) as pool:
         running = [
             pool.submit(_run, name, check, settings, facts) for name, check in CHECKS.items()

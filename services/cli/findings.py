@@ -44,6 +44,8 @@ class Facts:
     """Of the model itself, which an empty pointer stands for."""
     dimension: int = 0
     """Of the vectors; 0: nobody has said."""
+    probed: bool = False
+    """A picture will be put and looked for, too."""
 
 
 Check = Callable[[Settings, Facts], Iterator[Finding]]

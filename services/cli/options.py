@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import math
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -56,6 +57,19 @@ class Moment(click.ParamType[datetime]):
             return datetime.fromisoformat(value).astimezone()
         except ValueError:
             self.fail(f"{value!r} is no date or time such as 2026-05-01 or 2026-05-01T08:30")
+
+
+class Number(click.FloatRange):
+    """A number in a range; what is no number is in none, though every comparison lets it pass."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read one."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return number
 
 
 class BucketName(click.ParamType[str]):

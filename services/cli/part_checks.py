@@ -12,6 +12,7 @@ from cra.shared.adapters.object_store import call_s3, connect
 from cra.shared.adapters.release_store import S3ReleaseStore
 from cra.shared.adapters.remote_encoder import RemoteEncoder
 from cra.shared.client import SearchClient
+from cra.shared.console import count
 from cra.shared.errors import (
     CraError,
     FailedPreconditionError,
@@ -315,17 +316,16 @@ def index(settings: Settings, facts: Facts) -> Iterator[Finding]:
     yield Finding(
         part,
         State.OK,
-        f"{status.objects} objects: {status.indexed} indexed, {status.waiting} waiting",
+        f"{count(status.objects, 'object')}: {status.indexed} indexed, {status.waiting} waiting",
     )
 
 
-def events(settings: Settings, _facts: Facts) -> Iterator[Finding]:
+def events(settings: Settings, facts: Facts) -> Iterator[Finding]:
     """The receiver of bucket events, where it is on this machine: its answer, and the token."""
     part = "events"
     if not (was_set(settings, "events_port") and is_local(settings.ingest_target)):
-        yield Finding(
-            part, State.SKIPPED, "the receiver cannot be seen from here; --probe tries the path"
-        )
+        other = "`event path` says whether it works" if facts.probed else "--probe tries the path"
+        yield Finding(part, State.SKIPPED, f"the receiver cannot be seen from here; {other}")
         return
     token = settings.event_token.get_secret_value()
     if not token:

@@ -2,8 +2,13 @@
 
 import json
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import click
 from rich.progress import (
@@ -19,12 +24,23 @@ from rich.text import Text
 from cra.services.cli.exit_codes import INTERRUPTED, LATER
 from cra.services.cli.ingest import wait_indexed
 from cra.services.cli.options import BucketName, as_json, metadata_option
+from cra.services.cli.upload import INTERRUPTED as STOPPED
 from cra.services.cli.upload import PARALLEL, Summary, Upload, find_uploads, put_all
 from cra.shared.adapters.object_store import call_s3, connect
-from cra.shared.console import err, examples, out
+from cra.shared.console import count, err, examples, out
 from cra.shared.settings import Settings
 
 MEGA = 1_000_000
+
+
+def _key_prefix(_context: click.Context, option: click.Parameter, prefix: str) -> str:
+    if prefix.startswith("/"):
+        raise click.BadParameter(
+            f"{prefix!r} begins with /, which the object store would drop: "
+            f"give {prefix.lstrip('/')!r}",
+            param=option,
+        )
+    return prefix
 
 
 @click.command(
@@ -40,8 +56,10 @@ MEGA = 1_000_000
     type=BucketName(),
     help="Bucket to put into; the first of CRA_BUCKETS if not given.",
 )
-@click.option("--prefix", default="", help="Put before each key, such as `campus/`.")
-@metadata_option("User metadata to set.")
+@click.option(
+    "--prefix", default="", callback=_key_prefix, help="Put before each key, such as `campus/`."
+)
+@metadata_option("User metadata to set; it replaces all that an object has.")
 @click.option("--force", is_flag=True, help="Put what the bucket holds already, too.")
 @click.option(
     "--parallel",
@@ -75,19 +93,19 @@ def put(
             f"{bucket!r} is not indexed; CRA_BUCKETS has: {', '.join(settings.buckets)}",
             param_hint="--bucket",
         )
-    try:
-        uploads = find_uploads(paths, prefix)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
-    if not uploads:
-        raise click.ClickException("there is no image file below these paths")
-    client = connect(settings)
-    # Once, instead of with each file.
-    if not call_s3(lambda: client.bucket_exists(bucket)):
-        raise click.ClickException(f"the bucket {bucket!r} does not exist")
-    with _progress(as_json) as bar:
-        task = bar.add_task(f"put into {bucket}", total=len(uploads))
+    with _stopped_by_ctrl_c() as stop:
         try:
+            uploads, others = find_uploads(paths, prefix)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+        if not uploads:
+            raise click.ClickException("there is no image file below these paths")
+        client = connect(settings)
+        # Once, instead of with each file.
+        if not stop.is_set() and not call_s3(lambda: client.bucket_exists(bucket)):
+            raise click.ClickException(f"the bucket {bucket!r} does not exist")
+        with _progress(as_json) as bar:
+            task = bar.add_task(f"put into {bucket}", total=len(uploads))
             summary = put_all(
                 client,
                 bucket,
@@ -96,17 +114,47 @@ def put(
                 lambda so_far: bar.update(task, completed=len(uploads) - so_far.left),
                 parallel=parallel,
                 force=force,
+                stop=stop,
             )
-        except KeyboardInterrupt:  # the second one: no waiting for what is under way
-            err.print("interrupted twice; files that were under way are not put")
-            sys.stdout.flush()
-            os._exit(INTERRUPTED)
-    _report(summary, bucket, len(uploads), as_json)
-    if summary.stopped:
-        sys.exit(INTERRUPTED if summary.stopped == "interrupted" else LATER)
+        _report(summary, bucket, len(uploads), others, as_json)
+    if summary.stopped not in {"", STOPPED}:
+        sys.exit(LATER)
+    if stop.is_set():  # while it summed up, perhaps
+        sys.exit(INTERRUPTED)
     bad = _wait(settings, bucket, uploads, as_json) if wait else 0
     if summary.failed or bad:
         sys.exit(1)
+
+
+@contextmanager
+def _stopped_by_ctrl_c() -> Iterator[threading.Event]:
+    """Give an event that the first Ctrl-C sets, wherever it falls; the second one ends at once.
+
+    A KeyboardInterrupt would be raised between any two steps, those of summing up included.
+    """
+    stop = threading.Event()
+    asked = 0
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        stop.set()
+        if asked == 1:
+            return
+        shown = "\x1b[?25h" if err.is_terminal else ""  # the cursor, which the bar has hidden
+        # Not by `err` or `sys.stderr`, which this may have interrupted.
+        os.write(2, f"{shown}interrupted twice; files that were under way are not put\n".encode())
+        os._exit(INTERRUPTED)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:  # whoever started this wants no Ctrl-C to reach it
+        yield stop
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _progress(as_json: bool) -> Progress:
@@ -123,13 +171,14 @@ def _progress(as_json: bool) -> Progress:
     )
 
 
-def _report(summary: Summary, bucket: str, total: int, as_json: bool) -> None:
+def _report(summary: Summary, bucket: str, total: int, others: int, as_json: bool) -> None:
     if as_json:
         fields = {
             "put": summary.put,
             "skipped": summary.skipped,
             "failed": [{"file": str(one.file), "problem": text} for one, text in summary.failed],
             "left": summary.left,
+            "not_images": others,
             "bytes": summary.bytes,
             "seconds": round(summary.seconds, 3),
             "stopped": summary.stopped,
@@ -140,12 +189,17 @@ def _report(summary: Summary, bucket: str, total: int, as_json: bool) -> None:
         said = Text.assemble(("not put", "red"), f" {upload.file}: {text}")
         err.print(said, soft_wrap=True)  # one line for each, which can be searched for
     seconds = max(summary.seconds, 1e-3)
-    out.print(
-        f"{summary.put + summary.skipped} of {total} files are in {bucket}: {summary.put} put, "
-        f"{summary.skipped} there already, {len(summary.failed)} failed, {summary.left} left; "
-        f"{summary.bytes / MEGA:.1f} MB in {seconds:.1f} s: {summary.put / seconds:.0f} files/s, "
+    speed = (
+        f"; {summary.bytes / MEGA:.1f} MB in {seconds:.1f} s: {summary.put / seconds:.0f} files/s, "
         f"{summary.bytes / MEGA / seconds:.1f} MB/s"
     )
+    out.print(
+        f"{summary.put + summary.skipped} of {count(total, 'file')} are in {bucket}: "
+        f"{summary.put} put, {summary.skipped} there already, {len(summary.failed)} failed, "
+        f"{summary.left} left{speed if summary.put else ''}"
+    )
+    if others:
+        err.print(f"left out: {count(others, 'file')} whose name is not an image's")
     if summary.stopped:
         err.print(f"stopped: {summary.stopped}; the same command goes on from here")
 
@@ -162,5 +216,5 @@ def _wait(settings: Settings, bucket: str, uploads: list[Upload], as_json: bool)
     for failure in bad:
         err.print(Text.assemble(("not indexed", "red"), f" {failure.image_id}: {failure.message}"))
     if not as_json:
-        out.print(f"{len(ours) - len(bad)} of {len(ours)} files are indexed")
+        out.print(f"{len(ours) - len(bad)} of {count(len(ours), 'file')} are indexed")
     return len(bad)

@@ -10,7 +10,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from cra.search.v1 import search_pb2 as pb
-from cra.services.cli.options import BucketName, Moment, as_json, metadata_option
+from cra.services.cli.options import BucketName, Moment, Number, as_json, metadata_option
 from cra.services.cli.page import fetch_thumbnails, render
 from cra.services.cli.replicas import real_name
 from cra.shared.client import SearchClient
@@ -43,14 +43,14 @@ PAGE: Final = 200
     "--weight",
     default=0.5,
     show_default=True,
-    type=click.FloatRange(0, 100, min_open=True),
+    type=Number(0, 100, min_open=True),
     help="Of each --more and --less; the query itself counts 1.",
 )
 @click.option("--top-k", default=20, show_default=True, type=click.IntRange(1, PAGE))
 @click.option("--all", "every", is_flag=True, help="All pages, up to 1,000 hits.")
 @click.option("--page-token", default="", help="`next_page_token` of the page before (--json).")
-@click.option("--min-score", type=click.FloatRange(-1, 1), help="Leave out lower scores.")
-@click.option("--min-relevance", type=click.FloatRange(0, 1), help="Leave out what is less so.")
+@click.option("--min-score", type=Number(-1, 1), help="Leave out lower scores.")
+@click.option("--min-relevance", type=Number(0, 1), help="Leave out what is less so.")
 @click.option("--fold", is_flag=True, help="Show one of images that are copies of each other.")
 @click.option(
     "--expand/--no-expand",
@@ -104,9 +104,7 @@ def search(
     as_json: bool,
 ) -> None:
     """Print the images that fit TEXT, a picture or an indexed image best."""
-    given = sum(part is not None for part in (text, image, like))
-    if given > 1 or not (given or more or less):
-        raise click.UsageError("give one of TEXT, --image and --like; --more and --less add to it")
+    _check_query(text, image, like, (*more, *less))
     request = pb.SearchRequest(
         terms=[
             *(pb.Term(text=one, weight=weight) for one in more),
@@ -145,9 +143,31 @@ def search(
         return
     if html is None:
         out.print(hits_table(response))
+    for note in notes(response):
+        err.print(note, soft_wrap=True)
     milliseconds = response.timing.total.ToNanoseconds() / 1e6
     left = "; --all shows what is left" if response.next_page_token else ""
     err.print(f"{len(response.hits)} hits in {milliseconds:.1f} ms ({response.text_release}){left}")
+
+
+def _check_query(
+    text: str | None, image: Path | None, like: str | None, terms: tuple[str, ...]
+) -> None:
+    given = sum(part is not None for part in (text, image, like))
+    if given > 1 or not (given or terms):
+        raise click.UsageError("give one of TEXT, --image and --like; --more and --less add to it")
+    if any(part is not None and not part.strip() for part in (text, like, *terms)):
+        raise click.UsageError("TEXT, --like, --more and --less must not be empty")
+
+
+def notes(response: pb.SearchResponse) -> list[str]:
+    """Return what became of the query beside its hits, a line each."""
+    found = []
+    if response.truncated:
+        found.append("a text is over 52 tokens: it was cut there, and the rest not searched for")
+    if response.expanded_texts:
+        found.append(f"also searched for: {', '.join(response.expanded_texts)}")
+    return found
 
 
 def hits_table(response: pb.SearchResponse) -> Table:

@@ -22,6 +22,9 @@ PARALLEL: Final = 8
 PART: Final = 16 * 2**20
 """Bytes. Larger files go in parts of this; what is smaller has the MD5 of its content as ETag."""
 
+INTERRUPTED: Final = "interrupted"
+"""Why putting has ended early when it was told to."""
+
 PAUSES: Final = (0.2, 0.8, 3.0)
 """Seconds before a file is tried again when the store could not take it."""
 
@@ -65,23 +68,29 @@ class Held(NamedTuple):
     etag: str
 
 
-def find_uploads(paths: Iterable[Path], prefix: str = "") -> list[Upload]:
+def find_uploads(paths: Iterable[Path], prefix: str = "") -> tuple[list[Upload], int]:
     """List the files to put: those named, and the images below the folders named.
 
     A file below a folder keeps its path from that folder on.
+
+    Returns:
+        The files, and how many others the folders hold.
 
     Raises:
         FileNotFoundError: a path does not exist.
         ValueError: two files would get one key.
     """
     uploads = []
+    others = set()
     for path in paths:
         if path.is_dir():
-            uploads += [
-                Upload(file, prefix + file.relative_to(path).as_posix())
-                for file in sorted(path.rglob("*"))
-                if file.suffix.lower() in SUFFIXES and file.is_file()
-            ]
+            for file in sorted(path.rglob("*")):
+                if not file.is_file():
+                    continue
+                if file.suffix.lower() in SUFFIXES:
+                    uploads.append(Upload(file, prefix + file.relative_to(path).as_posix()))
+                else:
+                    others.add(file)
         elif path.is_file():
             uploads.append(Upload(path, prefix + path.name))
         else:
@@ -91,17 +100,25 @@ def find_uploads(paths: Iterable[Path], prefix: str = "") -> list[Upload]:
         other = files.setdefault(upload.key, upload.file)
         if other.resolve() != upload.file.resolve():
             raise ValueError(f"{other} and {upload.file} would both become {upload.key}")
-    return [Upload(file, key) for key, file in files.items()]
+    others -= set(files.values())  # named by itself as well
+    return [Upload(file, key) for key, file in files.items()], len(others)
 
 
-def held_objects(client: Minio, bucket: str, uploads: Sequence[Upload]) -> dict[str, Held]:
-    """List what a bucket holds where uploads will go, by key: a request for a thousand objects."""
+def held_objects(
+    client: Minio, bucket: str, uploads: Sequence[Upload], stop: threading.Event | None = None
+) -> dict[str, Held]:
+    """List what a bucket holds where uploads will go, by key: a request for a thousand objects.
+
+    Once `stop` is set the list ends where it is.
+    """
     keys = {upload.key for upload in uploads}
     # Character by character: a prefix of keys, not a folder.
     prefix = os.path.commonprefix([min(keys), max(keys)]) if keys else ""  # noqa: RUF071
     listing = client.list_objects(bucket, prefix=prefix or None, recursive=True)
     found = {}
-    while (item := call_s3(lambda: next(listing, None))) is not None:
+    while (stop is None or not stop.is_set()) and (
+        item := call_s3(lambda: next(listing, None))
+    ) is not None:
         if item.object_name in keys:
             found[item.object_name] = Held(item.size or 0, (item.etag or "").strip('"'))
     return found
@@ -118,16 +135,25 @@ def etag_of(file: Path, size: int) -> str:
     return f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(digests) // 16}"
 
 
+class _LeftError(Exception):
+    """A file was not tried, since putting has been stopped."""
+
+
 class _Putter:
     """Puts one file at a time, for many threads."""
 
     def __init__(
-        self, client: Minio, bucket: str, metadata: dict[str, str], held: Mapping[str, Held]
+        self,
+        client: Minio,
+        bucket: str,
+        metadata: dict[str, str],
+        held: Mapping[str, Held],
+        stop: threading.Event,
     ) -> None:
         self._client, self._bucket, self._held = client, bucket, held
         self._metadata = {name.lower(): value for name, value in metadata.items()}
         self._headers: dict[str, Any] = encode_metadata(metadata)
-        self.stop = threading.Event()
+        self._stop = stop
 
     def __call__(self, upload: Upload) -> int | None:
         """Put a file unless the bucket holds it; return its bytes, or None if it does.
@@ -136,7 +162,10 @@ class _Putter:
             CraError: the store does not take it.
             OSError: the file cannot be read.
             ValueError: the SDK does not take the key.
+            _LeftError: putting has been stopped.
         """
+        if self._stop.is_set():
+            raise _LeftError
         size = upload.file.stat().st_size
         if self._is_held(upload, size):
             return None
@@ -144,7 +173,7 @@ class _Putter:
             try:
                 return self._put(upload)
             except UnavailableError as error:
-                if not _may_pass(error) or self.stop.wait(pause):
+                if not _may_pass(error) or self._stop.wait(pause):
                     raise
         return self._put(upload)
 
@@ -180,10 +209,11 @@ def put_all(
     *,
     parallel: int = PARALLEL,
     force: bool = False,
+    stop: threading.Event | None = None,
 ) -> Summary:
     """Put files into a bucket, `parallel` at a time; those that it holds already are skipped.
 
-    An object counts as held if size and ETag are the file's, and with metadata also those. Ctrl-C,
+    An object counts as held if size and ETag are the file's, and with metadata also those. `stop`,
     or a store that answers nothing any more, lets what is under way end and leaves the rest.
 
     Args:
@@ -194,43 +224,38 @@ def put_all(
         progress: called after each file.
         parallel: threads.
         force: put what is held, too.
+        stop: ends it once it is set; it is set as well where this ends early by itself.
 
     Raises:
         PermissionDeniedError: the store denies it, so that every other file would fail as well.
     """
     began = time.monotonic()
-    put = _Putter(client, bucket, metadata, {} if force else held_objects(client, bucket, uploads))
+    stop = stop or threading.Event()
+    held = {} if force else held_objects(client, bucket, uploads, stop)
+    put = _Putter(client, bucket, metadata, held, stop)
     summary = Summary(left=len(uploads))
     silent = 0
-    pool = ThreadPoolExecutor(parallel)
-    running: dict[Future[int | None], Upload] = {pool.submit(put, one): one for one in uploads}
-    waiting = set(running)
-
-    def take(future: Future[int | None]) -> None:
-        nonlocal silent
-        waiting.discard(future)
-        if future.cancelled():
-            return
-        summary.left -= 1
-        problem, answered = _result(future, summary)
-        if problem:
-            summary.failed.append((running[future], problem))
-        silent = 0 if answered else silent + 1
-        progress(summary)
-
-    try:
-        for future in as_completed(running):
-            take(future)
-            if silent > parallel:
-                summary.stopped = summary.failed[-1][1]
-                break
-    except KeyboardInterrupt:
-        summary.stopped = "interrupted"
-    finally:
-        put.stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
-    for future in list(waiting):
-        take(future)
+    with ThreadPoolExecutor(parallel) as pool:
+        running = {pool.submit(put, one): one for one in uploads}
+        try:
+            for future in as_completed(running):
+                try:
+                    problem, answered = _result(future, summary)
+                except _LeftError:
+                    continue
+                summary.left -= 1
+                if problem:
+                    summary.failed.append((running[future], problem))
+                silent = 0 if answered else silent + 1
+                progress(summary)
+                if silent > parallel and not stop.is_set():
+                    summary.stopped = problem
+                    stop.set()
+        except BaseException:
+            stop.set()  # so that no file is begun while the pool ends
+            raise
+    if stop.is_set():
+        summary.stopped = summary.stopped or INTERRUPTED
     summary.seconds = time.monotonic() - began
     return summary
 

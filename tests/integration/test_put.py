@@ -1,12 +1,15 @@
 """`cra put` on a real object store: it goes on where it ended, and what goes wrong is said once."""
 
 import contextlib
+import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,13 +17,15 @@ from click.testing import CliRunner, Result
 from minio import Minio
 
 from cra.services.cli import upload
-from cra.services.cli.__main__ import main
+from cra.services.cli.group import cra
 from cra.services.cli.upload import Upload, etag_of, held_objects, put_all
 from cra.shared.adapters.object_store import connect
 from cra.shared.settings import Settings
 from tests.fakes import picture
 from tests.faults.proxy import Proxy
 from tests.servers import free_ports, wait_until
+
+put_module = importlib.import_module("cra.services.cli.put")
 
 
 def environment(s3: Settings) -> dict[str, str]:
@@ -35,7 +40,7 @@ def environment(s3: Settings) -> dict[str, str]:
 
 def put(s3: Settings, *arguments: str, **changes: str) -> Result:
     """Run `cra put` against the store."""
-    return CliRunner().invoke(main, ["put", *arguments], env={**environment(s3), **changes})
+    return CliRunner().invoke(cra, ["put", *arguments], env={**environment(s3), **changes})
 
 
 def put_json(s3: Settings, *arguments: str) -> dict[str, Any]:
@@ -115,7 +120,17 @@ def test_what_the_bucket_holds_is_skipped(s3: Settings, bucket: Minio, folder: P
     assert bucket.get_object("images", "skipped/hall/4.jpg").read() == changed.read_bytes()
     assert put_json(s3, str(folder), *where, "--force")["put"] == 12
     said = put(s3, str(folder), *where).stdout
-    assert "12 of 12 files are in images: 0 put, 12 there already, 0 failed, 0 left" in said
+    assert said == "12 of 12 files are in images: 0 put, 12 there already, 0 failed, 0 left\n"
+
+
+def test_what_is_left_out_is_counted(s3: Settings, folder: Path) -> None:
+    """Files of a folder that are no images are not put, and the summary says how many."""
+    (folder / "notes.txt").write_bytes(b"x")
+    where = ("--prefix", "notes/")
+    assert put_json(s3, str(folder), *where)["not_images"] == 1
+    assert "left out: 1 file whose name is not an image's" in put(s3, str(folder), *where).stderr
+    (folder / "notes.txt").unlink()
+    assert "left out" not in put(s3, str(folder), *where).output
 
 
 def test_metadata_counts_where_it_is_given(s3: Settings, bucket: Minio, folder: Path) -> None:
@@ -133,6 +148,17 @@ def test_metadata_counts_where_it_is_given(s3: Settings, bucket: Minio, folder: 
     assert there is not None
     assert there["x-amz-meta-city"] == "%E8%A5%BF%E5%AE%89"
     assert put_json(s3, str(folder), *where, "--meta", "city=北京")["put"] == 12
+
+
+def test_metadata_replaces_all_that_there_was(s3: Settings, bucket: Minio, folder: Path) -> None:
+    """As the help says: a name that is not given again is gone."""
+    where = ("--prefix", "replaced/")
+    put_json(s3, str(folder), *where, "--meta", "desc=hall")
+    assert put_json(s3, str(folder), *where, "--meta", "period=tang")["put"] == 12
+    there = bucket.stat_object("images", "replaced/hall/0.jpg").metadata
+    assert there is not None
+    assert there["x-amz-meta-period"] == "tang"
+    assert "x-amz-meta-desc" not in there
 
 
 @pytest.mark.parametrize("size", [0, 1, 9 * 2**20, upload.PART, upload.PART + 1])
@@ -159,7 +185,7 @@ def test_a_store_that_is_gone_is_no_list_of_failures(
     monkeypatch.setattr(upload, "PAUSES", ())
     (port,) = free_ports(1)
     nowhere = connect(s3.model_copy(update={"s3_endpoint": f"127.0.0.1:{port}"}))
-    uploads = upload.find_uploads([folder], "gone/")
+    uploads, _ = upload.find_uploads([folder], "gone/")
     summary = put_all(nowhere, "images", uploads, {}, lambda _: None, parallel=2, force=True)
     assert "does not answer" in summary.stopped
     assert summary.left > 0
@@ -174,7 +200,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_goes_on(
 ) -> None:
     """Interrupted midway it sums up with exit code 130; the same command puts exactly the rest.
 
-    Break: no `except KeyboardInterrupt` in `put_all`.
+    Break: no look at `stop` in `_Putter`.
     """
     for number in range(3000):
         (tmp_path / f"{number:04}.jpg").write_bytes(b"%04d" % number * 500)
@@ -206,3 +232,47 @@ def test_ctrl_c_ends_cleanly_and_the_same_goes_on(
     assert len(keys) == said["put"]
     rest = put_json(s3, str(tmp_path), "--prefix", "cut/")
     assert (rest["put"], rest["skipped"]) == (said["left"], said["put"])
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        (put_module, "find_uploads"),
+        (put_module, "connect"),
+        (upload, "held_objects"),
+        (upload, "ThreadPoolExecutor"),
+        (upload, "as_completed"),
+        (put_module, "_report"),
+    ],
+)
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_one_ctrl_c_sums_up_wherever_it_falls(
+    s3: Settings,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: ModuleType,
+    name: str,
+    side: str,
+) -> None:
+    """While files are looked for, listed, submitted, put or summed up: a summary, and 130.
+
+    Break: raise KeyboardInterrupt in `_stopped_by_ctrl_c`.
+    """
+    real = getattr(where, name)
+
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        if side == "before":
+            signal.raise_signal(signal.SIGINT)
+        done = real(*arguments, **named)
+        if side == "after":
+            signal.raise_signal(signal.SIGINT)
+        return done
+
+    monkeypatch.setattr(where, name, interrupted)
+    done = put(s3, str(folder), "--prefix", f"once/{name}/{side}/")
+    assert done.exit_code == 130, done.output
+    counts = re.search("([0-9]+) put, 0 there already, 0 failed, ([0-9]+) left", done.stdout)
+    assert counts is not None, done.output
+    assert int(counts[1]) + int(counts[2]) == 12
+    assert "twice" not in done.stderr
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

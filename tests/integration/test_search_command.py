@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cra.services.cli.__main__ import main
+from cra.services.cli.group import cra
 from cra.shared.adapters.object_store import connect
 from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.settings import Settings
@@ -35,7 +35,7 @@ def target(store: MilvusVectorStore, encoder: ColourEncoder, s3: Settings) -> It
 def run(target: str, *arguments: str) -> Result:
     """Run `cra search`."""
     env = {"CRA_GATEWAY_TARGET": target, "COLUMNS": "200"}
-    return CliRunner().invoke(main, ["search", *arguments], env=env)
+    return CliRunner().invoke(cra, ["search", *arguments], env=env)
 
 
 def ask(target: str, *arguments: str) -> dict[str, Any]:

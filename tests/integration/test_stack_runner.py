@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cra.shared.server import CANNOT_START
 from deploy.healthcheck import beats
 from deploy.local.parts import Part
 from deploy.local.runner import Runner, tail
@@ -90,6 +91,31 @@ def test_a_killed_process_comes_back(harness: Callable[..., Harness]) -> None:
     second = stack.running("part", starts=2)
     assert second != first
     assert "ended by SIGKILL; starting again in 1 s" in stack.log("part")
+
+
+def test_a_talkative_part_is_read_in_its_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What it writes is kept and not shown; that it ended is shown, and why it cannot start.
+
+    Break: no look at `shown` in `_read`.
+    """
+    program = f"print('much ado'); raise SystemExit({CANNOT_START})"
+    parts = [
+        Part("calm", (sys.executable, "-c", "print('a word'); import time; time.sleep(600)"), 1.0),
+        Part("loud", (sys.executable, "-c", program), 1.0, shown=False),
+    ]
+    runner = Runner(parts, os.environ, tmp_path, tmp_path)
+    runner.start()
+    runner.wait()
+    wait_until(lambda: "a word" in tail(tmp_path / "calm.log"), "the other has written")
+    runner.stop()
+    shown = capfd.readouterr().out
+    assert "a word" in shown
+    assert "much ado" not in shown
+    assert f"ended with code {CANNOT_START}" in shown
+    assert "much ado" in tail(tmp_path / "loud.log")
+    assert "much ado" in runner.problem
 
 
 def test_a_state_that_cannot_be_written_ends_nothing(harness: Callable[..., Harness]) -> None:

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cra.services.cli.__main__ import main
+from cra.services.cli import group
 from cra.services.gateway.keys import KeyRing, TokenBucket
 from cra.shared.api_keys import ApiKey, change_keys, digest_of, new_key, read_keys
 from cra.shared.errors import FailedPreconditionError, ResourceExhaustedError, UnauthenticatedError
@@ -26,7 +26,7 @@ def file(tmp_path: Path) -> Path:
 
 def cra(file: Path, *arguments: str) -> Result:
     """Run `cra keys` on a file."""
-    return CliRunner().invoke(main, ["keys", "--file", str(file), *arguments])
+    return CliRunner().invoke(group.cra, ["keys", "--file", str(file), *arguments])
 
 
 def add(file: Path, name: str, *options: str) -> str:

@@ -11,8 +11,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cra.services.cli.__main__ import main
 from cra.services.cli.completion import SHELLS
+from cra.services.cli.group import cra
 from tests.cra_lines import check_line, commands, words_of
 from tests.servers import ROOT, free_ports
 
@@ -25,7 +25,7 @@ def test_every_command_has_examples_that_it_would_take() -> None:
     Break: rename an option and not its example.
     """
     seen = 0
-    for path, command in [((), main), *commands()]:
+    for path, command in [((), cra), *commands()]:
         help_text = command.get_help(click.Context(command, info_name=" ".join(path)))
         _, found, examples = help_text.partition("Examples:\n")
         assert found, f"cra {' '.join(path)} has no examples"
@@ -52,8 +52,8 @@ def test_the_list_of_commands_imports_no_torch() -> None:
     """
     code = (
         "import sys; from click.testing import CliRunner; "
-        "from cra.services.cli.__main__ import main; "
-        "done = CliRunner().invoke(main, ['--help']); "
+        "from cra.services.cli.group import cra; "
+        "done = CliRunner().invoke(cra, ['--help']); "
         "assert 'Tune the text tower' in done.output, done.output; "
         "assert not {'torch', 'pymilvus'} & set(sys.modules)"
     )
@@ -73,12 +73,14 @@ def test_exit_codes_tell_later_from_never(tmp_path: Path) -> None:
     }
 
     def code(*arguments: str, **changes: str) -> int:
-        return CliRunner().invoke(main, arguments, env={**env, **changes}).exit_code
+        return CliRunner().invoke(cra, arguments, env={**env, **changes}).exit_code
 
     (tmp_path / "a.jpg").write_bytes(b"x")
     assert code("search", "红") == 3
     assert code("put", str(tmp_path)) == 3
     assert code("search") == 2
+    assert code("search", "") == 2
+    assert code("search", "红", "--less", " ") == 2
     assert code("search", "红", "--image", str(tmp_path / "a.jpg")) == 2
     assert code("search", "红", "--after", "yesterday") == 2
     assert code("put", str(tmp_path / "none")) == 2
@@ -86,11 +88,50 @@ def test_exit_codes_tell_later_from_never(tmp_path: Path) -> None:
     assert code("--help") == 0
 
 
+@pytest.mark.parametrize("option", ["--weight", "--min-score", "--min-relevance"])
+@pytest.mark.parametrize("value", ["nan", "-inf", "1e9"])
+def test_a_number_out_of_range_is_refused_by_its_option(option: str, value: str) -> None:
+    """What is no number is in no range either; the message names the option and the range.
+
+    Break: `click.FloatRange` in place of `Number`.
+    """
+    done = CliRunner().invoke(cra, ["search", "红", f"{option}={value}"])
+    assert done.exit_code == 2
+    assert f"'{option}': {float(value)} is not in the range" in done.output
+
+
+@pytest.mark.parametrize("left", [1, 30, 90])
+def test_ctrl_c_while_it_is_imported_ends_it_quietly(left: int) -> None:
+    """Exit code 130 and not a word, however much of `cra` is there; later it is as ever.
+
+    Break: no `end_quietly` in `main`.
+
+    Args:
+        left: modules of the group's imports that come before Ctrl-C.
+    """
+    code = (
+        "import signal, sys\n"
+        "class Interrupting:\n"
+        f"    left = {left}\n"
+        "    def find_spec(self, *_):\n"
+        "        self.left -= 1\n"
+        "        if not self.left: signal.raise_signal(signal.SIGINT)\n"
+        "from cra.services.cli.__main__ import main\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "sys.argv = ['cra', 'completion', 'bash']\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_shell_gets_its_script(shell: str) -> None:
     """`cra completion` prints a script that asks `cra` itself, whatever the settings are."""
     env = {"CRA_GATEWAY_PORT": "none"}
-    done = CliRunner().invoke(main, ["completion", shell], env=env)
+    done = CliRunner().invoke(cra, ["completion", shell], env=env)
     assert done.exit_code == 0, done.output
     assert f"_CRA_COMPLETE={shell}_complete" in done.output
 

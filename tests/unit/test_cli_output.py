@@ -8,11 +8,11 @@ from click.testing import CliRunner
 
 from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.search.v1 import search_pb2 as search
-from cra.services.cli.__main__ import main
 from cra.services.cli.comparison import Compared, Mover
+from cra.services.cli.group import cra
 from cra.services.cli.ingest import _counts, _failures
 from cra.services.cli.releases import _table_of_queries, _warn
-from cra.services.cli.search import hits_table
+from cra.services.cli.search import hits_table, notes
 from cra.shared import console
 
 HOSTILE = ("plan[/red].jpg", "[bold]x", ":smile:.png", "[red]", "a\\[b]")
@@ -56,6 +56,15 @@ def test_relevance_and_copies_stand_with_a_hit(capsys: pytest.CaptureFixture[str
     assert "20.2500images/d" in text
 
 
+def test_what_became_of_a_query_is_said() -> None:
+    """A text that was cut and texts that were added have a line each, and nothing else has one."""
+    assert notes(search.SearchResponse()) == []
+    response = search.SearchResponse(truncated=True, expanded_texts=["扶拱垛", "飞券"])
+    cut, added = notes(response)
+    assert "52 tokens" in cut
+    assert added == "also searched for: 扶拱垛, 飞券"
+
+
 def test_a_long_image_id_is_folded(capsys: pytest.CaptureFixture[str]) -> None:
     """It is to be copied from the terminal: nothing of it is cut off."""
     image_id = "images/" + "/".join(f"hall-{number:03}" for number in range(20))
@@ -78,9 +87,18 @@ def test_put_refuses_a_bucket_that_nobody_indexes(tmp_path: Path) -> None:
     """Its images would wait for ever; the message names the setting and the buckets."""
     (tmp_path / "a.jpg").write_bytes(b"x")
     done = CliRunner().invoke(
-        main,
+        cra,
         ["put", str(tmp_path), "--bucket", "nope"],
         env={"CRA_BUCKETS": "images,plans", "CRA_S3_ENDPOINT": "127.0.0.1:1"},
     )
     assert done.exit_code == 2
     assert "'nope' is not indexed; CRA_BUCKETS has: images, plans" in done.output
+
+
+def test_put_refuses_a_prefix_that_the_store_would_change(tmp_path: Path) -> None:
+    """A key would not be where it was put; the message says what to give."""
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    done = CliRunner().invoke(cra, ["put", str(tmp_path), "--prefix", "/abs/"])
+    assert done.exit_code == 2
+    assert "'--prefix'" in done.output
+    assert "give 'abs/'" in done.output

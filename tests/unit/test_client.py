@@ -10,7 +10,7 @@ from grpc_status import rpc_status
 
 from cra.search.v1 import search_pb2 as pb
 from cra.search.v1 import search_pb2_grpc as pb_grpc
-from cra.services.cli.__main__ import main
+from cra.services.cli.group import cra
 from cra.shared import rpc
 from cra.shared.client import SearchClient
 from cra.shared.errors import CraError, InvalidArgumentError, ResourceExhaustedError
@@ -95,11 +95,11 @@ def test_what_is_asked_for_is_sent_and_nothing_else(busy: tuple[Busy, str]) -> N
         assert not servicer.request.expand
     environment = {"CRA_GATEWAY_TARGET": target}
     for arguments, expand in (([], None), (["--expand"], True), (["--no-expand"], False)):
-        done = CliRunner().invoke(main, ["search", "塔", *arguments], env=environment)
+        done = CliRunner().invoke(cra, ["search", "塔", *arguments], env=environment)
         assert done.exit_code == 0, done.output
         assert servicer.request.HasField("expand") is (expand is not None)
         assert servicer.request.expand is bool(expand)
     arguments = ["search", "塔", "--min-relevance", "0.25", "--fold"]
-    assert CliRunner().invoke(main, arguments, env=environment).exit_code == 0
+    assert CliRunner().invoke(cra, arguments, env=environment).exit_code == 0
     assert servicer.request.min_relevance == 0.25
     assert servicer.request.fold_duplicates

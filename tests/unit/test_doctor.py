@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from pydantic import SecretStr
 
 from cra.services.cli import checks, part_checks
-from cra.services.cli.__main__ import main
 from cra.services.cli.findings import Facts, Finding, State, host_of, is_local
+from cra.services.cli.group import cra
 from cra.shared.client import SERVICE
 from cra.shared.server import Server
 from cra.shared.settings import Settings
@@ -48,7 +48,7 @@ def test_bad_settings_are_all_named(tmp_path: Path) -> None:
     """
     file = tmp_path / "bad.env"
     file.write_text("CRA_GATEWAY_PORT=none\nCRA_MAX_CALLS=0\n")
-    done = CliRunner().invoke(main, ["--env-file", str(file), "doctor", "--json"])
+    done = CliRunner().invoke(cra, ["--env-file", str(file), "doctor", "--json"])
     assert done.exit_code == 1
     said = json.loads(done.stdout)
     assert not said["ok"]
@@ -263,6 +263,15 @@ def test_a_receiver_that_refuses_is_told(status: int, state: str, words: str) ->
         assert words in found
         tokenless = there.model_copy(update={"event_token": SecretStr("")})
         assert states(part_checks.events(tokenless, Facts()))[0][1].startswith("CRA_EVENT_TOKEN")
+
+
+def test_probe_is_not_recommended_to_who_gives_it() -> None:
+    """A receiver that cannot be seen is tried by --probe, or has been."""
+    ((_, plain),) = states(part_checks.events(settings(), Facts()))
+    assert "--probe tries the path" in plain
+    ((_, probed),) = states(part_checks.events(settings(), Facts(probed=True)))
+    assert "--probe" not in probed
+    assert "`event path`" in probed
 
 
 def test_parts_that_disagree_are_told() -> None:

@@ -8,15 +8,19 @@ from cra.services.cli.upload import Upload, find_uploads
 
 
 def test_folders_keep_their_paths(tmp_path: Path) -> None:
-    """Images below a folder keep their path from it on; other files stay out; names win."""
+    """Images below a folder keep their path from it on; others are counted; names win."""
     for name in ("a.jpg", "西安/b b.PNG", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    assert find_uploads([tmp_path], "campus/") == [
+    images = [
         Upload(tmp_path / "a.jpg", "campus/a.jpg"),
         Upload(tmp_path / "西安/b b.PNG", "campus/西安/b b.PNG"),
     ]
-    assert find_uploads([tmp_path / "notes.txt"]) == [Upload(tmp_path / "notes.txt", "notes.txt")]
+    assert find_uploads([tmp_path], "campus/") == (images, 1)
+    assert find_uploads([tmp_path, tmp_path], "campus/") == (images, 1)
+    notes = Upload(tmp_path / "notes.txt", "notes.txt")
+    assert find_uploads([notes.file]) == ([notes], 0)
+    assert find_uploads([tmp_path, notes.file], "campus/")[1] == 0
 
 
 def test_two_files_for_one_key_are_refused(tmp_path: Path) -> None:
@@ -26,7 +30,7 @@ def test_two_files_for_one_key_are_refused(tmp_path: Path) -> None:
         (tmp_path / folder / "a.jpg").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"would both become a\.jpg"):
         find_uploads([tmp_path / "one", tmp_path / "two"])
-    assert len(find_uploads([tmp_path / "one", tmp_path / "one/a.jpg"])) == 1
+    assert len(find_uploads([tmp_path / "one", tmp_path / "one/a.jpg"])[0]) == 1
 
 
 def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
