@@ -33,6 +33,7 @@ NOT_RUN: Final = {
     r"cra evaluate .*": "needs what `cra train` leaves; tests/unit/test_evaluation_command.py",
     r"cra releases (publish|activate) RELEASE": "docs/operations.md has the same with names",
     r"grpcurl .*": "is no part of any installation; tests/e2e/test_stack.py asks reflection",
+    r"cra --env-file deploy/compose/operator\.env .*": "needs what compose runs; tests/containers",
     r"mc mirror .*": "is a tool of others, for a store of others",
     r"tar .*": "of a stack that is down",
     r"python -m pip install .*": "installs packages",
