@@ -194,7 +194,7 @@ def _report(summary: Summary, bucket: str, total: int, others: int, as_json: boo
         f"{summary.bytes / MEGA / seconds:.1f} MB/s"
     )
     out.print(
-        f"{summary.put + summary.skipped} of {count(total, 'file')} are in {bucket}: "
+        f"{summary.put + summary.skipped} of {count(total, 'file')} {_are(total)} in {bucket}: "
         f"{summary.put} put, {summary.skipped} there already, {len(summary.failed)} failed, "
         f"{summary.left} left{speed if summary.put else ''}"
     )
@@ -202,6 +202,10 @@ def _report(summary: Summary, bucket: str, total: int, others: int, as_json: boo
         err.print(f"left out: {count(others, 'file')} whose name is not an image's")
     if summary.stopped:
         err.print(f"stopped: {summary.stopped}; the same command goes on from here")
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _wait(settings: Settings, bucket: str, uploads: list[Upload], as_json: bool) -> int:
@@ -216,5 +220,5 @@ def _wait(settings: Settings, bucket: str, uploads: list[Upload], as_json: bool)
     for failure in bad:
         err.print(Text.assemble(("not indexed", "red"), f" {failure.image_id}: {failure.message}"))
     if not as_json:
-        out.print(f"{len(ours) - len(bad)} of {count(len(ours), 'file')} are indexed")
+        out.print(f"{len(ours) - len(bad)} of {count(len(ours), 'file')} {_are(len(ours))} indexed")
     return len(bad)

@@ -14,7 +14,7 @@ from cra.services.cli.options import BucketName, Moment, Number, as_json, metada
 from cra.services.cli.page import fetch_thumbnails, render
 from cra.services.cli.replicas import real_name
 from cra.shared.client import SearchClient
-from cra.shared.console import err, examples, out, print_message, table
+from cra.shared.console import count, err, examples, out, print_message, table
 from cra.shared.settings import Settings
 
 PAGE: Final = 200
@@ -69,7 +69,7 @@ PAGE: Final = 200
 @click.option("--after", type=Moment(), help="Only what was indexed at this time or later.")
 @click.option("--before", type=Moment(), help="Only what was indexed before this time.")
 @click.option("--release", default="", help="Text release that answers; `base`: the model's own.")
-@click.option("--url", "include_url", is_flag=True, help="Add a signed URL to each hit.")
+@click.option("--url", "include_url", is_flag=True, help="Print a signed URL of each hit.")
 @click.option(
     "--html",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
@@ -143,11 +143,13 @@ def search(
         return
     if html is None:
         out.print(hits_table(response))
+        print_urls(response)
     for note in notes(response):
         err.print(note, soft_wrap=True)
     milliseconds = response.timing.total.ToNanoseconds() / 1e6
     left = "; --all shows what is left" if response.next_page_token else ""
-    err.print(f"{len(response.hits)} hits in {milliseconds:.1f} ms ({response.text_release}){left}")
+    found = count(len(response.hits), "hit")
+    err.print(f"{found} in {milliseconds:.1f} ms ({response.text_release}){left}")
 
 
 def _check_query(
@@ -171,18 +173,23 @@ def notes(response: pb.SearchResponse) -> list[str]:
 
 
 def hits_table(response: pb.SearchResponse) -> Table:
-    """Return the hits as a table."""
-    shown = table("#", "score", "relevance", "image", "metadata")
-    urls = any(hit.url for hit in response.hits)
-    if urls:
-        shown.add_column("url", overflow="fold")
+    """Return the hits as a table; relevance has a column if a hit has any."""
+    relevant = any(hit.HasField("relevance") for hit in response.hits)
+    shown = table("#", "score", *(["relevance"] if relevant else []), "image", "metadata")
     for hit in response.hits:
         details = "  ".join(f"{name}={value}" for name, value in sorted(hit.metadata.items()))
         relevance = f"{hit.relevance:.2f}" if hit.HasField("relevance") else ""
         copies = f" (+{len(hit.duplicates)} alike)" if hit.duplicates else ""
-        cells = [str(hit.rank), f"{hit.score:.4f}", relevance, hit.image_id + copies, details]
-        shown.add_row(*cells, *([hit.url] if urls else []))
+        cells = [hit.image_id + copies, details]
+        shown.add_row(str(hit.rank), f"{hit.score:.4f}", *([relevance] if relevant else []), *cells)
     return shown
+
+
+def print_urls(response: pb.SearchResponse) -> None:
+    """Print the URL of each hit that has one, each on one line, whole: to be copied or opened."""
+    for hit in response.hits:
+        if hit.url:
+            out.print(f"{hit.rank} {hit.url}", soft_wrap=True)
 
 
 def _filter(
@@ -227,4 +234,4 @@ def _write_html(settings: Settings, response: pb.SearchResponse, file: Path, ask
         raise click.ClickException(f"{file}: {error.strerror}") from error
     without = sum(not picture.data for picture in pictures)
     lacking = f", {without} without a picture" if without else ""
-    err.print(f"wrote {len(pictures)} hits to {file}{lacking}")
+    err.print(f"wrote {count(len(pictures), 'hit')} to {file}{lacking}")

@@ -12,7 +12,7 @@ from cra.services.cli.comparison import Compared, Mover
 from cra.services.cli.group import cra
 from cra.services.cli.ingest import _counts, _failures
 from cra.services.cli.releases import _table_of_queries, _warn
-from cra.services.cli.search import hits_table, notes
+from cra.services.cli.search import hits_table, notes, print_urls
 from cra.shared import console
 
 HOSTILE = ("plan[/red].jpg", "[bold]x", ":smile:.png", "[red]", "a\\[b]")
@@ -63,6 +63,37 @@ def test_what_became_of_a_query_is_said() -> None:
     cut, added = notes(response)
     assert "52 tokens" in cut
     assert added == "also searched for: 扶拱垛, 飞券"
+
+
+def test_there_is_no_empty_column_of_relevance(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where no hit has a relevance, as in a small index, nothing stands for it."""
+    hits = search.SearchResponse()
+    hits.hits.add(rank=1, image_id="images/a", score=0.5)
+    assert "relevance" not in printed(hits_table(hits), capsys)
+    hits.hits.add(rank=2, image_id="images/b", score=0.4, relevance=0.0)
+    assert "relevance" in printed(hits_table(hits), capsys)
+
+
+def test_urls_stand_whole_below_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each on a line of its own, however narrow the terminal is: it can be opened and copied.
+
+    Break: no `soft_wrap` in `print_urls`.
+    """
+    hits = search.SearchResponse()
+    urls = [
+        f"http://127.0.0.1:9000/images/{rank}.jpg?X-Amz-Signature={'a' * 300}" for rank in (1, 2)
+    ]
+    for rank, url in enumerate(urls, 1):
+        hits.hits.add(rank=rank, image_id=f"images/{rank}.jpg", url=url)
+    hits.hits.add(rank=3, image_id="images/3.jpg")
+    assert "http" not in printed(hits_table(hits), capsys)
+    print_urls(hits)
+    assert capsys.readouterr().out == f"1 {urls[0]}\n2 {urls[1]}\n"
+
+
+def test_one_of_a_thing_is_no_plural() -> None:
+    """Only one is."""
+    assert [console.count(number, "hit") for number in (0, 1, 2)] == ["0 hits", "1 hit", "2 hits"]
 
 
 def test_a_long_image_id_is_folded(capsys: pytest.CaptureFixture[str]) -> None:
