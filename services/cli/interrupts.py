@@ -1,5 +1,6 @@
 """Ctrl-C: raised while a command works, and a quiet end before and after it."""
 
+import atexit
 import os
 import signal
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ def end_quietly() -> None:
     """Let Ctrl-C end the process at once, unless whoever started it wants something else of it."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
+        # The last of what is done at exit, being the first that is registered. The interpreter
+        # takes handlers away before its own end, so that a Ctrl-C would kill what has succeeded.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

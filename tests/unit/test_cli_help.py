@@ -127,6 +127,26 @@ def test_ctrl_c_while_it_is_imported_ends_it_quietly(left: int) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+def test_ctrl_c_does_not_kill_what_is_done() -> None:
+    """While the interpreter ends there is nothing left to stop: the exit code stays.
+
+    Break: no `atexit` in `end_quietly`.
+    """
+    code = (
+        "import signal, sys\n"
+        "class Late:\n"
+        "    def __del__(self, kill=signal.raise_signal, number=signal.SIGINT): kill(number)\n"
+        "sys.late = Late()\n"
+        "from cra.services.cli.__main__ import main\n"
+        "sys.argv = ['cra', 'completion', 'bash']\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_shell_gets_its_script(shell: str) -> None:
     """`cra completion` prints a script that asks `cra` itself, whatever the settings are."""
