@@ -236,6 +236,41 @@ def test_ctrl_c_ends_cleanly_and_the_same_goes_on(
     assert (rest["put"], rest["skipped"]) == (said["left"], said["put"])
 
 
+def test_a_second_ctrl_c_waits_for_nothing(s3: Settings, bucket: Minio, tmp_path: Path) -> None:
+    """Files under way to a store that hangs would take their time: it ends at once, with 130.
+
+    Break: `return` for every Ctrl-C in `_stopped_by_ctrl_c`.
+    """
+    for number in range(300):
+        (tmp_path / f"{number:03}.jpg").write_bytes(b"%03d" % number)
+    (port,) = free_ports(1)
+    hanging = Proxy(port, int(s3.s3_endpoint.rsplit(":", 1)[1]))
+    hanging.delay(0.02)
+    far = s3.model_copy(update={"s3_endpoint": f"127.0.0.1:{port}"})
+    command = [sys.executable, "-m", "cra.services.cli", "put", str(tmp_path)]
+    with (
+        subprocess.Popen(
+            [*command, "--prefix", "twice/", "--parallel", "2"],
+            env={**os.environ, **environment(far)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+        contextlib.closing(hanging),
+    ):
+        wait_until(lambda: any(bucket.list_objects("images", "twice/")), "it has begun")
+        hanging.freeze()
+
+        def ended() -> bool:
+            process.send_signal(signal.SIGINT)
+            return process.poll() is not None
+
+        wait_until(ended, "it ends", 10)
+        _, complaints = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted twice; files that were under way are not put" in complaints
+
+
 @pytest.mark.parametrize(
     ("where", "name"),
     [
