@@ -1,8 +1,11 @@
 """The search page in a real Chromium, in short: on real servers, with a model of colours."""
 
+import io
+import re
 from collections.abc import Iterator
 
 import pytest
+from PIL import Image
 
 from cra.shared.settings import Settings
 from tests.browser import View, browser
@@ -54,3 +57,46 @@ def test_typing_moving_opening_uploading(page: Page) -> None:
         view.type("蓝")
         assert any(key.endswith("深蓝.png") for key in view.shown())
         view.close()
+
+
+def test_a_picture_that_cannot_be_read_says_why_in_the_language_of_the_page(page: Page) -> None:
+    """On the wall and in the status: by the same words, with no English among the Chinese.
+
+    There is nothing to try again.
+    Break: show the service's message as it is.
+    """
+    large = io.BytesIO()
+    Image.new("1", (12_000, 12_000)).save(large, "PNG")
+    whole = picture(COLOURS["红"], (90, 80))
+    too_many = "像素太多（12000 × 12000），最多 89,478,485 个。"
+    page.put("大.png", large.getvalue())
+    page.work()
+    with browser() as running:
+        view = View(running, page.url)
+        view.open()
+        said = view.page.locator(".state")
+        for name, content, chinese, english in (
+            ("notes.txt", b"text", "这不是能认出的图片格式。", "not an image of a known format"),
+            ("broken.png", whole[: len(whole) // 2], "图片不完整", "the image cannot be decoded"),
+            ("large.png", large.getvalue(), too_many, "too many pixels: 12000 x 12000"),
+            ("empty.png", b"", "文件是空的。", "the file is empty"),
+        ):
+            view.drop("#box", name, content)
+            said.get_by_text(chinese).wait_for()
+            assert said.get_by_role("button").count() == 0
+            assert not re.search("[A-Za-z]", said.inner_text())
+            view.page.get_by_role("button", name="English").click()
+            said.get_by_text(english).wait_for()
+            assert not re.search("[\u4e00-\u9fff]", said.inner_text())
+            view.page.get_by_role("button", name="中文").click()
+            said.get_by_text(chinese).wait_for()
+        view.shoot("14-bad-picture")
+        view.page.get_by_role("button", name="状态").click()
+        view.page.locator(".failures").get_by_text(too_many).wait_for()
+        view.shoot("15-bad-picture-status")
+        assert all("400" in one for one in view.errors), view.errors
+        view.errors.clear()
+        view.check()
+        view.close()
+    page.store.remove_object("images", "大.png")
+    page.work()

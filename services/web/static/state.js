@@ -69,11 +69,11 @@ export function toRequest(state, picture, release, otherwise) {
     body.terms.push(text ? { weight, text } : { weight, image_id });
   }
   const text = state.text.trim();
-  if (picture) body.image = picture;
+  if (picture !== undefined) body.image = picture; // Of an empty file, too: the answer says so.
   else if (state.like) body.image_id = state.like;
-  if (text && (picture || state.like)) body.terms.unshift({ weight: 1, text });
+  if (text && (picture !== undefined || state.like)) body.terms.unshift({ weight: 1, text });
   else if (text) body.text = text;
-  else if (!asks(state, picture)) body.text = otherwise;
+  else if (picture === undefined && !asks(state)) body.text = otherwise;
   if (state.folder) body.filter.key_prefix = state.folder;
   if (state.bucket) body.filter.buckets = [state.bucket];
   return body;

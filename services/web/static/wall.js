@@ -215,7 +215,9 @@ export class Wall {
       this.root.classList.remove("stale");
     }
     const again = () => (token ? this.more() : this.show(this.body));
-    const button = h("button", { type: "button", class: "main", onclick: again }, icon(ICONS.retry), t("retry"));
+    // The same question again would be as wrong.
+    const button = error.code === "INVALID_ARGUMENT" ? ""
+      : h("button", { type: "button", class: "main", onclick: again }, icon(ICONS.retry), t("retry"));
     this.say(what, advice, detail ? h("p", { class: "detail" }, detail) : "", button);
     this.actions.failed();
     if (!PASSING.has(error.code)) return;
