@@ -13,18 +13,24 @@ from tests.fakes import COLOURS, picture
 from tests.page import Page, serving
 from tests.servers import wait_until
 
+GREYS = 50
+"""As many as a relevance needs."""
+
 
 @pytest.fixture(scope="module")
 def page(
     s3: Settings, milvus_lite: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Page]:
-    """A page over a few pictures of colours."""
+    """A page over a few pictures of colours, and greys that are copies of one another."""
     with serving(s3, milvus_lite, redis_url, tmp_path_factory.mktemp("page")) as page:
         for number, (name, colour) in enumerate(COLOURS.items()):
             page.put(f"{name}.png", picture(colour, (90 + 30 * number, 100)), {"caption": name})
+        for number in range(GREYS):
+            page.put(f"灰/{number:02}.png", picture((180 + number,) * 3))
         page.work()
         wait_until(
-            lambda: len(page.search(text="红").json()["hits"]) == len(COLOURS), "all are searchable"
+            lambda: len(page.search(text="红", top_k=200).json()["hits"]) == GREYS + len(COLOURS),
+            "all are searchable",
         )
         yield page
 
@@ -100,3 +106,58 @@ def test_a_picture_that_cannot_be_read_says_why_in_the_language_of_the_page(page
         view.close()
     page.store.remove_object("images", "大.png")
     page.work()
+
+
+def test_copies_other_names_and_relevance_are_a_choice_that_stands_in_the_address(
+    page: Page,
+) -> None:
+    """Keys alone fold copies and look for other names; another tab has the same choices.
+
+    The page says what was cut, what else was looked for, how relevant a picture is, and which
+    copies it stands for.
+    """
+    wait_until(
+        lambda: page.search(text="红").json()["hits"][0]["relevance"] is not None,
+        "hits have a relevance",
+    )
+    with browser() as running:
+        view = View(running, page.url)
+        view.open("/?q=红")
+        assert len(view.shown()) == 40
+        assert "相关度 " in (view.page.locator(".score").first.get_attribute("title") or "")
+        view.page.get_by_label("合并重复图片").focus()
+        view.page.keyboard.press("Space")
+        view.page.wait_for_url("**fold=1**")
+        view.settled()
+        assert sum(key.startswith("灰/") for key in view.shown()) == 1
+        tile = view.page.locator(".tile", has_text=f"+{GREYS - 1}")
+        view.page.get_by_label("同义词扩展").focus()
+        view.page.keyboard.press("ArrowDown")
+        view.page.wait_for_url("**expand=1**")
+        view.type("飞扶壁")
+        view.page.get_by_text("也按这些说法找：").wait_for()
+        view.shoot("16-options")
+        view.check()
+        other = View(running, page.url)
+        other.open(view.page.url)
+        other.page.get_by_text("也按这些说法找：").wait_for()
+        assert other.page.get_by_label("合并重复图片").is_checked()
+        assert other.page.get_by_label("同义词扩展").input_value() == "1"
+        assert other.shown() == view.shown()
+        other.close()
+        tile.get_by_role("button").first.click()
+        about = view.page.locator(".about")
+        about.get_by_text(re.compile(r"相关度 \d\.\d\d")).wait_for()
+        assert about.get_by_text("images/灰/").count() == GREYS
+        view.shoot("17-copies")
+        view.check()
+        view.page.keyboard.press("Escape")
+        view.page.get_by_label("同义词扩展").select_option("0")
+        view.page.wait_for_url("**expand=0**")
+        view.page.get_by_text("也按这些说法找：").wait_for(state="hidden")
+        view.page.get_by_role("searchbox").fill("红" * 51)
+        view.page.get_by_text("只用了前 52 个词元").wait_for()
+        view.page.get_by_role("button", name="English").click()
+        view.page.get_by_label("Fold copies").wait_for()
+        view.check()
+        view.close()

@@ -1,7 +1,7 @@
 // A wall of pictures: one ranking, page after page, with its waiting, empty and error states.
 
 import * as api from "./api.js";
-import { captionOf, h, icon, ICONS } from "./dom.js";
+import { captionOf, h, icon, ICONS, relevanceOf } from "./dom.js";
 import { explain, t } from "./words.js";
 
 const PAGE = 40;
@@ -116,6 +116,8 @@ export class Wall {
   tile(hit) {
     const caption = captionOf(hit);
     const score = hit.score.toFixed(3);
+    const relevance = relevanceOf(hit);
+    const copies = hit.duplicates.length;
     const image = h("img", {
       src: hit.thumbnail,
       alt: "",
@@ -158,7 +160,8 @@ export class Wall {
         "p",
         { class: "under" },
         h("span", { class: "caption", title: caption }, caption),
-        h("span", { class: "score", title: t("score") }, score),
+        copies ? h("span", { class: "copies", title: t("copies-of", { count: copies }) }, `+${copies}`) : null,
+        h("span", { class: "score", title: relevance ? `${t("score")} · ${t("relevance")} ${relevance}` : t("score") }, score),
       ),
     );
     const ratio = hit.width && hit.height ? hit.width / hit.height : 1;
