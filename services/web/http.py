@@ -8,9 +8,10 @@ from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 import structlog
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,7 +25,7 @@ from cra.shared.telemetry import new_id
 MAX_BODY: Final = 16 * 2**20
 """Bytes of JSON: a picture of 10 MiB in base64, and some more."""
 
-TOO_MUCH: Final = f"a request has at most {MAX_BODY} bytes"
+TOO_MUCH: Final = f"body: a request has at most {MAX_BODY} bytes"
 
 OWN_HEADER: Final = "x-cra-request"
 """Calls that change something need it. A page of another origin cannot send it: a browser would ask
@@ -160,7 +161,8 @@ class Edge:
             return
         size = given.get("content-length", "")
         if left is not None and size.isdigit() and int(size) > MAX_BODY:
-            await _answer(413, "INVALID_ARGUMENT", TOO_MUCH)(scope, receive, extended)
+            refusal = _answer(413, "INVALID_ARGUMENT", TOO_MUCH, field="body")
+            await refusal(scope, receive, extended)
             return
         await self._app(scope, bounded, extended)
 
@@ -225,13 +227,18 @@ def add_errors(app: FastAPI) -> None:
     async def invalid(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101  for the type checker
         first = error.errors()[0]
-        field = _path(first["loc"])
-        return _answer(400, "INVALID_ARGUMENT", f"{field}: {first['msg']}", field=field)
+        field, problem = _path(first["loc"]), first["msg"]
+        if first["type"] == "json_invalid":
+            # Where it is broken stands in place of a field.
+            field, problem = "body", f"is no JSON: {first['ctx']['error']} at {first['loc'][-1]}"
+        return _answer(400, "INVALID_ARGUMENT", f"{field}: {problem}", field=field)
 
     async def http(_request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 500)
         code = "NOT_FOUND" if status == HTTPStatus.NOT_FOUND else "INVALID_ARGUMENT"
-        return _answer(status, code, str(getattr(error, "detail", error)))
+        # A body that is too large, or that is not even text.
+        field = "body" if status in {400, 413} else ""
+        return _answer(status, code, str(getattr(error, "detail", error)), field=field)
 
     async def gone(_request: Request, _error: Exception) -> Response:
         return Response(status_code=HUNG_UP)
@@ -242,8 +249,6 @@ def add_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(errors.CraError, domain)
     app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(404, http)
-    app.add_exception_handler(405, http)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, unknown)

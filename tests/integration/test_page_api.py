@@ -131,6 +131,18 @@ def test_a_bad_request_names_the_field(page: Page, asked: dict[str, object], fie
     assert body["message"]
 
 
+@pytest.mark.parametrize("content", [b'{"text": ', b"", b"[]", b'"\xff"'])
+def test_a_body_that_is_no_json_object_is_the_field_at_fault(page: Page, content: bytes) -> None:
+    """Broken, missing, of another type or not even text: the field is `body`.
+
+    Break: leave `json_invalid` to `_path`.
+    """
+    kind = {"Content-Type": "application/json"}
+    answer = page.client.post("/api/search", content=content, headers=kind)
+    body = answer.json()
+    assert (answer.status_code, body["code"], body["field"]) == (400, "INVALID_ARGUMENT", "body")
+
+
 def test_other_errors_have_the_same_form(page: Page) -> None:
     """Unknown images, paths and methods are errors as JSON too."""
     missing = page.search(image_id="images/none.png")
@@ -255,6 +267,7 @@ def test_too_large_an_upload_is_refused_before_and_while_it_comes(page: Page) ->
     empty = page.client.put("/api/images", params={"name": "a.png"}, content=b"", headers=OWN)
     assert (said.status_code, streamed.status_code, empty.status_code) == (413, 413, 400)
     assert str(most) in said.json()["message"]
+    assert {one.json()["field"] for one in (said, streamed, empty)} == {"body"}
     assert not list(page.store.list_objects("images", prefix="uploads/", recursive=True))
 
 
@@ -266,6 +279,7 @@ def test_a_body_has_a_limit_that_holds_while_it_streams(page: Page) -> None:
             "/api/search", content=content, headers={"Content-Type": "application/json"}
         )
         assert (answer.status_code, answer.json()["code"]) == (413, "INVALID_ARGUMENT")
+        assert answer.json()["field"] == "body"
 
 
 @pytest.mark.parametrize("headers", [{}, {**OWN, "Sec-Fetch-Site": "cross-site"}])
