@@ -51,6 +51,15 @@ def test_typing_moving_opening_uploading(page: Page) -> None:
         view.page.wait_for_url("**like=images**")
         view.settled()
         assert "蓝.png" not in view.shown()
+        focused = "() => document.activeElement.closest('.tile')?.hit?.rank === 1"
+        view.page.wait_for_function(focused)
+        view.page.keyboard.press("Enter")
+        view.page.locator("#viewer[open]").wait_for()
+        before = view.page.url
+        view.page.keyboard.press("m")
+        view.page.wait_for_url(lambda url: url != before)
+        view.settled()
+        view.page.wait_for_function(focused)
         view.check()
         with page.working():
             view.page.get_by_role("button", name="上传").click()

@@ -35,6 +35,14 @@ export class Wall {
 
   /** Ask for something new; what was asked before is cancelled. */
   async show(body) {
+    const inside = this.root.contains(document.activeElement);
+    await this.fill(body);
+    // Of what had the focus nothing may be left.
+    if (!inside || document.activeElement !== document.body) return;
+    (this.tiles[0] ?? this.state.querySelector("button") ?? this.root.closest("#results"))?.focus();
+  }
+
+  async fill(body) {
     this.body = body;
     this.token = "";
     this.complete = false;
