@@ -57,9 +57,9 @@ export function createViewer(actions) {
         h("dl", {},
           ...others.flatMap(([name, value]) => row(name, value)),
           ...row(t("where"), hit.image_id),
-          ...row(t("copies"), copies.length ? h("ul", {}, ...copies) : ""),
           ...row(t("size"), `${hit.width} × ${hit.height}`),
-          ...row(t("indexed_at"), when(hit.ingested_at)))),
+          ...row(t("indexed_at"), when(hit.ingested_at)),
+          ...row(t("copies"), copies.length ? h("ul", {}, ...copies) : ""))),
     );
     openDialog(dialog, () => {
       if (leaving) {
