@@ -5,6 +5,7 @@ import time
 import urllib.parse
 from collections.abc import Coroutine
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -13,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cra.services.web import metrics
@@ -21,6 +22,9 @@ from cra.services.web.messages import ErrorOut
 from cra.services.web.uploads import TooLargeError
 from cra.shared import errors, rpc, tracing
 from cra.shared.telemetry import new_id
+
+STATIC: Final = Path(__file__).parent / "static"
+"""The page's own files."""
 
 MAX_BODY: Final = 16 * 2**20
 """Bytes of JSON: a picture of 10 MiB in base64, and some more."""
@@ -206,9 +210,9 @@ async def _hangs_up(request: Request) -> None:
 
 
 def add_errors(app: FastAPI) -> None:
-    """Have every error be answered as `ErrorOut`."""
+    """Have every error be answered as `ErrorOut`; what is not there, as a page to a browser."""
 
-    async def domain(_request: Request, error: Exception) -> Response:
+    async def domain(request: Request, error: Exception) -> Response:
         assert isinstance(error, errors.CraError)  # noqa: S101  for the type checker
         status = STATUS.get(type(error), 500)
         code = rpc.code_of(error).name
@@ -216,6 +220,8 @@ def add_errors(app: FastAPI) -> None:
             code = "INVALID_ARGUMENT"
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             _log.warning("failed", problem=error.message)
+        if status == HTTPStatus.NOT_FOUND and _shows_pages(request):
+            return FileResponse(STATIC / "missing.html", status)
         return _answer(
             status,
             code,
@@ -233,8 +239,10 @@ def add_errors(app: FastAPI) -> None:
             field, problem = "body", f"is no JSON: {first['ctx']['error']} at {first['loc'][-1]}"
         return _answer(400, "INVALID_ARGUMENT", f"{field}: {problem}", field=field)
 
-    async def http(_request: Request, error: Exception) -> Response:
+    async def http(request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 500)
+        if status == HTTPStatus.NOT_FOUND and _shows_pages(request):
+            return FileResponse(STATIC / "missing.html", status)
         code = "NOT_FOUND" if status == HTTPStatus.NOT_FOUND else "INVALID_ARGUMENT"
         # A body that is too large, or that is not even text.
         field = "body" if status in {400, 413} else ""
@@ -252,6 +260,12 @@ def add_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, unknown)
+
+
+def _shows_pages(request: Request) -> bool:
+    """Tell whether somebody who reads waits for the answer, and no program."""
+    wanted = "text/html" in request.headers.get("accept", "")
+    return wanted and not request.url.path.startswith("/api/")
 
 
 def _path(location: tuple[int | str, ...]) -> str:

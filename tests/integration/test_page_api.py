@@ -152,6 +152,19 @@ def test_other_errors_have_the_same_form(page: Page) -> None:
     assert page.client.get("/api/search").json()["code"] == "INVALID_ARGUMENT"
 
 
+@pytest.mark.parametrize("path", ["/nope", "/static/nope.js", "/pictures/original/expired"])
+def test_a_browser_is_led_back_from_where_nothing_is(page: Page, path: str) -> None:
+    """It gets a page in both languages that leads to the search; a program gets JSON as ever."""
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    shown = page.client.get(path, headers=browser)
+    assert (shown.status_code, shown.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert 'href="/"' in shown.text
+    assert "请重新检索" in shown.text
+    assert "Search again" in shown.text
+    assert page.client.get(path).json()["code"] == "NOT_FOUND"
+    assert page.client.get("/api/nowhere", headers=browser).json()["code"] == "NOT_FOUND"
+
+
 def test_a_thumbnail_is_small_kept_and_not_sent_twice(page: Page) -> None:
     """A hit's thumbnail is WebP in its proportions; a browser keeps it, and so does the page."""
     hit = page.search(text="蓝", top_k=1).json()["hits"][0]

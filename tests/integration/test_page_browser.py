@@ -74,6 +74,21 @@ def test_typing_moving_opening_uploading(page: Page) -> None:
         view.close()
 
 
+def test_an_address_of_nothing_leads_to_the_search(page: Page) -> None:
+    """It is a page like the others, and its button opens the wall."""
+    with browser() as running:
+        view = View(running, page.url)
+        view.page.goto("/nope")
+        assert all("404" in one for one in view.errors), view.errors
+        view.errors.clear()
+        view.shoot("18-missing")
+        view.check()
+        view.page.get_by_role("link", name="去检索").click()
+        view.settled()
+        view.check()
+        view.close()
+
+
 def test_a_picture_that_cannot_be_read_says_why_in_the_language_of_the_page(page: Page) -> None:
     """On the wall and in the status: by the same words, with no English among the Chinese.
 
