@@ -184,4 +184,8 @@ def test_copies_other_names_and_relevance_are_a_choice_that_stands_in_the_addres
         view.page.get_by_role("button", name="English").click()
         view.page.get_by_label("Fold copies").wait_for()
         view.check()
+        view.open("/?q=红&in=红.png")
+        view.page.get_by_text("1 picture in all").wait_for()
+        view.open("/?q=红&in=灰/0")
+        view.page.get_by_text("10 pictures in all").wait_for()
         view.close()

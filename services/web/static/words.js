@@ -81,6 +81,7 @@ const EN = {
   lighter: "Lighter", heavier: "Heavier", "term-more": "More of what?", "term-less": "Less of what?",
   active: "active", base: "base", none: "nothing", count: "{count} pictures",
   "count-more": "{count} pictures, more below", "count-all": "{count} pictures in all",
+  "count-all-one": "{count} picture in all", "count-more-one": "{count} picture, more below",
   took: "{ms} ms", look: "To begin with", folders: "Folders", buckets: "Buckets",
   "clear-filters": "Remove all filters", "of-first": "counted over the first {count}",
   slow: "Still looking.",
@@ -95,7 +96,9 @@ const EN = {
   rank: "Number {rank}: {caption}, similarity {score}", "only-here": "only here",
   fold: "Fold copies", expand: "Synonyms", "as-set": "default", on: "on", off: "off",
   expanded: "Also looked for: {texts}", relevance: "Relevance", copies: "Copies", "copies-of": "{count} copies folded",
+  "copies-of-one": "{count} copy folded",
   "same-rank": "same rank", up: "{count} ranks above the other", down: "{count} ranks below the other",
+  "up-one": "{count} rank above the other", "down-one": "{count} rank below the other",
   "upload-title": "Upload pictures", "upload-drop": "Drop pictures here", "upload-or": "or",
   "upload-choose": "Choose pictures",
   "upload-limit": "JPEG, HEIC, PNG, WebP, TIFF and others, at most {size} each",
@@ -110,7 +113,7 @@ const EN = {
   "rate-of": "{count} a second", reconciled: "Last reconcile", never: "never", "as-of": "Counted",
   down: "Does not answer: ", stopped: "The reconcile stopped: ", releases: "Text towers",
   tower: "Image tower", failures: "What cannot be indexed", "no-failures": "Nothing has failed.",
-  "retry-all": "Try all again", retried: "{count} back in line", attempts: "tried {count} times",
+  "retry-all": "Try all again", retried: "{count} back in line", attempts: "tried {count} times", "attempts-one": "tried once",
   more: "More", loaded: "answers", loading: "being loaded", unloaded: "not loaded", refused: "refused",
   "read-only": "This page only searches, and does not list what has failed.",
   "bad-picture": "This picture cannot be searched by.",
@@ -133,9 +136,10 @@ const EN = {
 const LANGUAGES = { zh: ZH, en: EN };
 let words = ZH;
 
-/** Return the word for a key, with its `{values}` filled in. */
+/** Return the word for a key, with its `{values}` filled in; `KEY-one` where the count is 1. */
 export function t(key, values = {}) {
-  const text = words[key] ?? ZH[key];
+  const one = String(values.count) === "1" ? words[`${key}-one`] : undefined;
+  const text = one ?? words[key] ?? ZH[key];
   if (typeof text !== "string") return text;
   return text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
