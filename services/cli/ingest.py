@@ -14,7 +14,7 @@ from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.ingest.v1 import ingest_pb2_grpc as ingest_grpc
 from cra.services.cli.options import as_json
 from cra.shared import rpc
-from cra.shared.console import err, examples, out, print_message, table
+from cra.shared.console import count, err, examples, out, print_message, table
 from cra.shared.errors import CraError
 from cra.shared.settings import Settings
 
@@ -78,7 +78,7 @@ def reconcile(settings: Settings, dry_run: bool, allow_mass_deletion: bool, as_j
     try:
         for last in _ingest(settings).Reconcile(request):
             if not last.done and not as_json:
-                err.print(f"{last.summary.objects} objects compared")
+                err.print(f"{count(last.summary.objects, 'object')} compared")
     except grpc.RpcError as error:
         raise _problem(error, settings) from error
     if as_json:
@@ -92,7 +92,7 @@ def reconcile(settings: Settings, dry_run: bool, allow_mass_deletion: bool, as_j
     else:
         done = ": nothing to put in line"
     out.print(
-        f"{summary.objects} objects: {summary.missing} missing, {summary.stale} stale, "
+        f"{count(summary.objects, 'object')}: {summary.missing} missing, {summary.stale} stale, "
         f"{summary.orphaned} orphaned{done}"
     )
 

@@ -12,6 +12,7 @@ import jinja2
 import urllib3
 
 from cra.search.v1 import search_pb2 as pb
+from cra.shared.console import count
 from cra.shared.model.pixels import BadImageError
 from cra.shared.thumbnails import render as render_thumbnail
 
@@ -93,6 +94,7 @@ def render(response: pb.SearchResponse, asked: str, pictures: Sequence[Thumbnail
     return environment.get_template("hits.html.jinja").render(
         asked=asked,
         response=response,
+        hits=count(len(response.hits), "hit"),
         shown=list(zip(response.hits, pictures, strict=True)),
         milliseconds=response.timing.total.ToNanoseconds() / 1e6,
         made_at=datetime.now().astimezone(),

@@ -296,12 +296,15 @@ def index(settings: Settings, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             part,
             State.WARNING,
-            f"{status.failed} objects cannot be indexed",
+            f"{count(status.failed, 'object')} cannot be indexed",
             "cra failures lists them with the reasons, cra failures --retry tries again",
         )
     if status.unaccounted:
         yield Finding(
-            part, State.WARNING, f"{status.unaccounted} objects are unaccounted", "cra reconcile"
+            part,
+            State.WARNING,
+            f"{count(status.unaccounted, 'object')} unaccounted",
+            "cra reconcile",
         )
     try:
         call_ingest(

@@ -14,7 +14,7 @@ from cra.services.cli.options import BucketName, Moment, Number, as_json, metada
 from cra.services.cli.page import fetch_thumbnails, render
 from cra.services.cli.replicas import real_name
 from cra.shared.client import SearchClient
-from cra.shared.console import err, examples, out, print_message, table
+from cra.shared.console import count, err, examples, out, print_message, table
 from cra.shared.settings import Settings
 
 PAGE: Final = 200
@@ -147,7 +147,8 @@ def search(
         err.print(note, soft_wrap=True)
     milliseconds = response.timing.total.ToNanoseconds() / 1e6
     left = "; --all shows what is left" if response.next_page_token else ""
-    err.print(f"{len(response.hits)} hits in {milliseconds:.1f} ms ({response.text_release}){left}")
+    hits = count(len(response.hits), "hit")
+    err.print(f"{hits} in {milliseconds:.1f} ms ({response.text_release}){left}")
 
 
 def _check_query(
@@ -227,4 +228,4 @@ def _write_html(settings: Settings, response: pb.SearchResponse, file: Path, ask
         raise click.ClickException(f"{file}: {error.strerror}") from error
     without = sum(not picture.data for picture in pictures)
     lacking = f", {without} without a picture" if without else ""
-    err.print(f"wrote {len(pictures)} hits to {file}{lacking}")
+    err.print(f"wrote {count(len(pictures), 'hit')} to {file}{lacking}")
