@@ -18,13 +18,11 @@ from fastapi.staticfiles import StaticFiles
 
 from cra.services.web.api import create_api
 from cra.services.web.backends import Backends
-from cra.services.web.http import LOOPBACK, Edge, add_errors
+from cra.services.web.http import LOOPBACK, STATIC, Edge, add_errors
 from cra.services.web.links import Links
 from cra.services.web.thumbnails import BOXES, Thumbnails
 from cra.shared.errors import CraError, NotFoundError
 from cra.shared.settings import Settings
-
-STATIC: Final = Path(__file__).parent / "static"
 
 FRESH: Final = "no-cache"
 """The page's own files are asked for each time, and not sent again while they are the same."""

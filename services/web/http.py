@@ -5,14 +5,16 @@ import time
 import urllib.parse
 from collections.abc import Coroutine
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import structlog
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cra.services.web import metrics
@@ -21,10 +23,13 @@ from cra.services.web.uploads import TooLargeError
 from cra.shared import errors, rpc, tracing
 from cra.shared.telemetry import new_id
 
+STATIC: Final = Path(__file__).parent / "static"
+"""The page's own files."""
+
 MAX_BODY: Final = 16 * 2**20
 """Bytes of JSON: a picture of 10 MiB in base64, and some more."""
 
-TOO_MUCH: Final = f"a request has at most {MAX_BODY} bytes"
+TOO_MUCH: Final = f"body: a request has at most {MAX_BODY} bytes"
 
 OWN_HEADER: Final = "x-cra-request"
 """Calls that change something need it. A page of another origin cannot send it: a browser would ask
@@ -160,7 +165,8 @@ class Edge:
             return
         size = given.get("content-length", "")
         if left is not None and size.isdigit() and int(size) > MAX_BODY:
-            await _answer(413, "INVALID_ARGUMENT", TOO_MUCH)(scope, receive, extended)
+            refusal = _answer(413, "INVALID_ARGUMENT", TOO_MUCH, field="body")
+            await refusal(scope, receive, extended)
             return
         await self._app(scope, bounded, extended)
 
@@ -204,9 +210,9 @@ async def _hangs_up(request: Request) -> None:
 
 
 def add_errors(app: FastAPI) -> None:
-    """Have every error be answered as `ErrorOut`."""
+    """Have every error be answered as `ErrorOut`; what is not there, as a page to a browser."""
 
-    async def domain(_request: Request, error: Exception) -> Response:
+    async def domain(request: Request, error: Exception) -> Response:
         assert isinstance(error, errors.CraError)  # noqa: S101  for the type checker
         status = STATUS.get(type(error), 500)
         code = rpc.code_of(error).name
@@ -214,6 +220,8 @@ def add_errors(app: FastAPI) -> None:
             code = "INVALID_ARGUMENT"
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             _log.warning("failed", problem=error.message)
+        if status == HTTPStatus.NOT_FOUND and _shows_pages(request):
+            return FileResponse(STATIC / "missing.html", status)
         return _answer(
             status,
             code,
@@ -225,13 +233,20 @@ def add_errors(app: FastAPI) -> None:
     async def invalid(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101  for the type checker
         first = error.errors()[0]
-        field = _path(first["loc"])
-        return _answer(400, "INVALID_ARGUMENT", f"{field}: {first['msg']}", field=field)
+        field, problem = _path(first["loc"]), first["msg"]
+        if first["type"] == "json_invalid":
+            # Where it is broken stands in place of a field.
+            field, problem = "body", f"is no JSON: {first['ctx']['error']} at {first['loc'][-1]}"
+        return _answer(400, "INVALID_ARGUMENT", f"{field}: {problem}", field=field)
 
-    async def http(_request: Request, error: Exception) -> Response:
+    async def http(request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 500)
+        if status == HTTPStatus.NOT_FOUND and _shows_pages(request):
+            return FileResponse(STATIC / "missing.html", status)
         code = "NOT_FOUND" if status == HTTPStatus.NOT_FOUND else "INVALID_ARGUMENT"
-        return _answer(status, code, str(getattr(error, "detail", error)))
+        # A body that is too large, or that is not even text.
+        field = "body" if status in {400, 413} else ""
+        return _answer(status, code, str(getattr(error, "detail", error)), field=field)
 
     async def gone(_request: Request, _error: Exception) -> Response:
         return Response(status_code=HUNG_UP)
@@ -242,11 +257,15 @@ def add_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(errors.CraError, domain)
     app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(404, http)
-    app.add_exception_handler(405, http)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, unknown)
+
+
+def _shows_pages(request: Request) -> bool:
+    """Tell whether somebody who reads waits for the answer, and no program."""
+    wanted = "text/html" in request.headers.get("accept", "")
+    return wanted and not request.url.path.startswith("/api/")
 
 
 def _path(location: tuple[int | str, ...]) -> str:

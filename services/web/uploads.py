@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from cra.services.web.messages import UploadOut
 from cra.shared.adapters.object_store import call_s3, encode_metadata
-from cra.shared.errors import CraError, DeadlineExceededError, InvalidArgumentError
+from cra.shared.errors import DeadlineExceededError, InvalidArgumentError
 
 AT_ONCE: Final = 4
 """Uploads that are taken at a time; more wait."""
@@ -34,7 +34,7 @@ MAX_SEGMENT: Final = 180
 """Bytes of UTF-8 that a part of a key keeps: stores have them as names of files."""
 
 
-class TooLargeError(CraError):
+class TooLargeError(InvalidArgumentError):
     """An upload has more bytes than an object may have."""
 
 
@@ -58,7 +58,7 @@ class Uploads:
     def check_size(self, size: int) -> None:
         """Raise TooLargeError if an object may not have so many bytes."""
         if size > self._max_bytes:
-            raise TooLargeError(f"a picture has at most {self._max_bytes} bytes")
+            raise TooLargeError("body", f"a picture has at most {self._max_bytes} bytes")
 
     async def put(
         self, content: AsyncIterator[bytes], name: str, folder: str, caption: str

@@ -131,6 +131,18 @@ def test_a_bad_request_names_the_field(page: Page, asked: dict[str, object], fie
     assert body["message"]
 
 
+@pytest.mark.parametrize("content", [b'{"text": ', b"", b"[]", b'"\xff"'])
+def test_a_body_that_is_no_json_object_is_the_field_at_fault(page: Page, content: bytes) -> None:
+    """Broken, missing, of another type or not even text: the field is `body`.
+
+    Break: leave `json_invalid` to `_path`.
+    """
+    kind = {"Content-Type": "application/json"}
+    answer = page.client.post("/api/search", content=content, headers=kind)
+    body = answer.json()
+    assert (answer.status_code, body["code"], body["field"]) == (400, "INVALID_ARGUMENT", "body")
+
+
 def test_other_errors_have_the_same_form(page: Page) -> None:
     """Unknown images, paths and methods are errors as JSON too."""
     missing = page.search(image_id="images/none.png")
@@ -138,6 +150,19 @@ def test_other_errors_have_the_same_form(page: Page) -> None:
     assert page.client.get("/api/nowhere").json()["code"] == "NOT_FOUND"
     assert page.client.get("/api/search").status_code == 405
     assert page.client.get("/api/search").json()["code"] == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize("path", ["/nope", "/static/nope.js", "/pictures/original/expired"])
+def test_a_browser_is_led_back_from_where_nothing_is(page: Page, path: str) -> None:
+    """It gets a page in both languages that leads to the search; a program gets JSON as ever."""
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    shown = page.client.get(path, headers=browser)
+    assert (shown.status_code, shown.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert 'href="/"' in shown.text
+    assert "请重新检索" in shown.text
+    assert "Search again" in shown.text
+    assert page.client.get(path).json()["code"] == "NOT_FOUND"
+    assert page.client.get("/api/nowhere", headers=browser).json()["code"] == "NOT_FOUND"
 
 
 def test_a_thumbnail_is_small_kept_and_not_sent_twice(page: Page) -> None:
@@ -255,6 +280,7 @@ def test_too_large_an_upload_is_refused_before_and_while_it_comes(page: Page) ->
     empty = page.client.put("/api/images", params={"name": "a.png"}, content=b"", headers=OWN)
     assert (said.status_code, streamed.status_code, empty.status_code) == (413, 413, 400)
     assert str(most) in said.json()["message"]
+    assert {one.json()["field"] for one in (said, streamed, empty)} == {"body"}
     assert not list(page.store.list_objects("images", prefix="uploads/", recursive=True))
 
 
@@ -266,6 +292,7 @@ def test_a_body_has_a_limit_that_holds_while_it_streams(page: Page) -> None:
             "/api/search", content=content, headers={"Content-Type": "application/json"}
         )
         assert (answer.status_code, answer.json()["code"]) == (413, "INVALID_ARGUMENT")
+        assert answer.json()["field"] == "body"
 
 
 @pytest.mark.parametrize("headers", [{}, {**OWN, "Sec-Fetch-Site": "cross-site"}])

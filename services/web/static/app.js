@@ -52,8 +52,9 @@ function run() {
   const asked = asks(state, picture);
   document.body.classList.toggle("asked", asked);
   query.draw(state, picture);
-  $("note").hidden = !picture;
-  $("note").textContent = picture ? t("not-in-address") : "";
+  remark();
+  $("fold").checked = Boolean(state.fold);
+  $("expand").value = state.expand;
   const releases = state.versus ? [state.release, state.versus] : [state.release];
   while (walls.length > releases.length) walls.pop().close();
   while (walls.length < releases.length) {
@@ -72,6 +73,17 @@ function run() {
   drawReleases();
 }
 
+/** Say under the box what is to be known of the question, and of what became of its texts. */
+function remark({ truncated = false, expanded_texts: texts = [] } = {}) {
+  const words = [
+    picture ? t("not-in-address") : "",
+    truncated ? t("truncated") : "",
+    texts.length ? t("expanded", { texts: texts.join(" · ") }) : "",
+  ].filter(Boolean);
+  $("note").hidden = !words.length;
+  $("note").replaceChildren(...words.map((one) => h("span", {}, one)));
+}
+
 function answered(wall, page, milliseconds) {
   wall.page = page;
   wall.heading.textContent = nameOf(page.text_release);
@@ -80,10 +92,7 @@ function answered(wall, page, milliseconds) {
     return;
   }
   wall.took = milliseconds;
-  if (page.truncated) {
-    $("note").hidden = false;
-    $("note").textContent = t("truncated");
-  }
+  if (page.truncated || page.expanded_texts.length) remark(page);
   setTimeout(summarise);
 }
 
@@ -199,7 +208,7 @@ const kept = {
 function keys(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   const at = document.activeElement;
-  const typing = at.matches("input, textarea, select");
+  const typing = at.matches("input:not([type=checkbox]), textarea, select");
   if (event.key === "Escape" && typing) at.blur();
   else if (event.key === "ArrowDown" && at === query.text) walls[0]?.move(null, "ArrowDown");
   else if (typing) return;
@@ -271,6 +280,8 @@ async function begin() {
   });
   $("release").addEventListener("change", (event) => change((draft) => { draft.release = event.target.value; }));
   $("versus").addEventListener("change", (event) => change((draft) => { draft.versus = event.target.value; }));
+  $("fold").addEventListener("change", (event) => change((draft) => { draft.fold = event.target.checked ? "1" : ""; }));
+  $("expand").addEventListener("change", (event) => change((draft) => { draft.expand = event.target.value; }));
   addEventListener("popstate", () => { setPicture(null); state = fromAddress(location.search); query.text.value = state.text; run(); });
   addEventListener("keydown", keys);
   drops();

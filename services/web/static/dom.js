@@ -52,6 +52,9 @@ export function openDialog(dialog, closed) {
 /** The name of a file without its folders. */
 export const baseName = (key) => key.slice(key.lastIndexOf("/") + 1);
 
+/** How far a hit stands above chance, 0 to 1, for people; empty where that is unknown. */
+export const relevanceOf = (hit) => (hit.relevance === null ? "" : hit.relevance.toFixed(2));
+
 const CAPTIONS = ["caption", "title", "标题", "描述", "description", "name"];
 
 /** What to call a picture: its caption, else its file's name. */

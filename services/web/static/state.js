@@ -9,9 +9,12 @@ export const empty = () => ({
   bucket: "",
   release: "",
   versus: "",
+  fold: "",
+  expand: "",
 });
 
-/** Read the address: q, like, t=WEIGHT:TEXT or WEIGHT@IMAGE_ID, f=NAME:VALUE, in, bucket, r, vs. */
+/** Read the address: q, like, t=WEIGHT:TEXT or WEIGHT@IMAGE_ID, f=NAME:VALUE, in, bucket, r, vs,
+ * fold=1, expand=1 or 0. */
 export function fromAddress(search) {
   const given = new URLSearchParams(search);
   const state = empty();
@@ -21,6 +24,8 @@ export function fromAddress(search) {
   state.bucket = given.get("bucket") ?? "";
   state.release = given.get("r") ?? "";
   state.versus = given.get("vs") ?? "";
+  if (given.get("fold") === "1") state.fold = "1";
+  if (["0", "1"].includes(given.get("expand"))) state.expand = given.get("expand");
   for (const one of given.getAll("t")) {
     const found = /^(-?\d+(?:\.\d+)?)([:@])(.+)$/su.exec(one);
     if (!found || Number(found[1]) === 0) continue;
@@ -49,6 +54,8 @@ export function toAddress(state) {
   if (state.bucket) given.set("bucket", state.bucket);
   if (state.release) given.set("r", state.release);
   if (state.versus) given.set("vs", state.versus);
+  if (state.fold) given.set("fold", state.fold);
+  if (state.expand) given.set("expand", state.expand);
   const query = given.toString();
   return query ? `/?${query}` : "/";
 }
@@ -69,12 +76,14 @@ export function toRequest(state, picture, release, otherwise) {
     body.terms.push(text ? { weight, text } : { weight, image_id });
   }
   const text = state.text.trim();
-  if (picture) body.image = picture;
+  if (picture !== undefined) body.image = picture; // Of an empty file, too: the answer says so.
   else if (state.like) body.image_id = state.like;
-  if (text && (picture || state.like)) body.terms.unshift({ weight: 1, text });
+  if (text && (picture !== undefined || state.like)) body.terms.unshift({ weight: 1, text });
   else if (text) body.text = text;
-  else if (!asks(state, picture)) body.text = otherwise;
+  else if (picture === undefined && !asks(state)) body.text = otherwise;
   if (state.folder) body.filter.key_prefix = state.folder;
   if (state.bucket) body.filter.buckets = [state.bucket];
+  if (state.fold) body.fold_duplicates = true;
+  if (state.expand) body.expand = state.expand === "1"; // Else as the server is set.
   return body;
 }

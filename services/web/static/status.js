@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { $, h, icon, ICONS, openDialog } from "./dom.js";
-import { explain, number, reasonOf, t, when } from "./words.js";
+import { causeOf, explain, number, reasonOf, t, when } from "./words.js";
 
 /** Milliseconds between two looks while the view is open. */
 const LOOK = 2000;
@@ -100,6 +100,7 @@ export function createStatus(limits) {
         const row = h("li", {},
           h("div", {}, h("b", { title: one.image_id }, one.image_id),
             h("p", {}, reasonOf(one), " ", h("code", {}, one.reason)),
+            causeOf(one) ? h("p", { class: "muted", lang: "en" }, causeOf(one)) : null,
             h("p", { class: "muted" }, `${when(one.failed_at)} · ${t("attempts", { count: one.attempts })}`)));
         row.append(h("button", { type: "button", "aria-label": `${t("retry")}: ${one.image_id}`, onclick: again({ image_ids: [one.image_id] }, row) }, icon(ICONS.retry), t("retry")));
         rows.append(row);

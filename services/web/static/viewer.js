@@ -1,6 +1,6 @@
 // One picture, large, with all that is known of it.
 
-import { $, captionOf, h, icon, ICONS, openDialog } from "./dom.js";
+import { $, captionOf, h, icon, ICONS, openDialog, relevanceOf } from "./dom.js";
 import { t, when } from "./words.js";
 
 /**
@@ -35,6 +35,8 @@ export function createViewer(actions) {
     const image = h("img", { src: hit.view, alt: caption, width: hit.width, height: hit.height });
     image.style.setProperty("--behind", `url("${hit.thumbnail}")`);
     const others = Object.entries(hit.metadata).filter(([, value]) => value !== caption);
+    const relevance = relevanceOf(hit);
+    const copies = hit.duplicates.map((one) => h("li", {}, one));
     const button = (name, path, label, action) =>
       h("button", { type: "button", class: name, "aria-label": label, title: label, onclick: action }, icon(path));
     dialog.replaceChildren(
@@ -44,7 +46,8 @@ export function createViewer(actions) {
       h("div", { class: "about" },
         button("close", ICONS.close, t("close"), () => dialog.close()),
         h("h2", {}, caption),
-        h("p", { class: "rank" }, `#${hit.rank} · ${t("score")} `, h("b", {}, hit.score.toFixed(3))),
+        h("p", { class: "rank" }, `#${hit.rank} · ${t("score")} `, h("b", {}, hit.score.toFixed(3)),
+          ...(relevance ? [` · ${t("relevance")} `, h("b", {}, relevance)] : [])),
         h("div", { class: "actions" },
           h("button", { type: "button", class: "main", onclick: () => act(() => actions.like(hit)) },
             icon(ICONS.like), t("like")),
@@ -55,7 +58,8 @@ export function createViewer(actions) {
           ...others.flatMap(([name, value]) => row(name, value)),
           ...row(t("where"), hit.image_id),
           ...row(t("size"), `${hit.width} × ${hit.height}`),
-          ...row(t("indexed_at"), when(hit.ingested_at)))),
+          ...row(t("indexed_at"), when(hit.ingested_at)),
+          ...row(t("copies"), copies.length ? h("ul", {}, ...copies) : ""))),
     );
     openDialog(dialog, () => {
       if (leaving) {

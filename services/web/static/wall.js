@@ -1,7 +1,7 @@
 // A wall of pictures: one ranking, page after page, with its waiting, empty and error states.
 
 import * as api from "./api.js";
-import { captionOf, h, icon, ICONS } from "./dom.js";
+import { captionOf, h, icon, ICONS, relevanceOf } from "./dom.js";
 import { explain, t } from "./words.js";
 
 const PAGE = 40;
@@ -35,6 +35,14 @@ export class Wall {
 
   /** Ask for something new; what was asked before is cancelled. */
   async show(body) {
+    const inside = this.root.contains(document.activeElement);
+    await this.fill(body);
+    // Of what had the focus nothing may be left.
+    if (!inside || document.activeElement !== document.body) return;
+    (this.tiles[0] ?? this.state.querySelector("button") ?? this.root.closest("#results"))?.focus();
+  }
+
+  async fill(body) {
     this.body = body;
     this.token = "";
     this.complete = false;
@@ -116,6 +124,8 @@ export class Wall {
   tile(hit) {
     const caption = captionOf(hit);
     const score = hit.score.toFixed(3);
+    const relevance = relevanceOf(hit);
+    const copies = hit.duplicates.length;
     const image = h("img", {
       src: hit.thumbnail,
       alt: "",
@@ -158,7 +168,8 @@ export class Wall {
         "p",
         { class: "under" },
         h("span", { class: "caption", title: caption }, caption),
-        h("span", { class: "score", title: t("score") }, score),
+        copies ? h("span", { class: "copies", title: t("copies-of", { count: copies }) }, `+${copies}`) : null,
+        h("span", { class: "score", title: relevance ? `${t("score")} · ${t("relevance")} ${relevance}` : t("score") }, score),
       ),
     );
     const ratio = hit.width && hit.height ? hit.width / hit.height : 1;
@@ -215,7 +226,9 @@ export class Wall {
       this.root.classList.remove("stale");
     }
     const again = () => (token ? this.more() : this.show(this.body));
-    const button = h("button", { type: "button", class: "main", onclick: again }, icon(ICONS.retry), t("retry"));
+    // The same question again would be as wrong.
+    const button = error.code === "INVALID_ARGUMENT" ? ""
+      : h("button", { type: "button", class: "main", onclick: again }, icon(ICONS.retry), t("retry"));
     this.say(what, advice, detail ? h("p", { class: "detail" }, detail) : "", button);
     this.actions.failed();
     if (!PASSING.has(error.code)) return;

@@ -22,7 +22,9 @@ const ZH = {
   retry: "再试一次", "retry-in": "{seconds} 秒后自动再试", close: "关闭", previous: "上一张",
   next: "下一张", original: "打开原图", plus: "多一点像它", minus: "少一点像它", score: "相似度",
   size: "大小", where: "位置", indexed_at: "收录时间", rank: "第 {rank} 张：{caption}，相似度 {score}",
-  "only-here": "只在这里", "same-rank": "名次相同", up: "比另一边高 {count} 名", down: "比另一边低 {count} 名",
+  "only-here": "只在这里", fold: "合并重复图片", expand: "同义词扩展", "as-set": "默认", on: "开", off: "关",
+  expanded: "也按这些说法找：{texts}", relevance: "相关度", copies: "重复的图片", "copies-of": "合并了 {count} 张重复的图片",
+  "same-rank": "名次相同", up: "比另一边高 {count} 名", down: "比另一边低 {count} 名",
   "upload-title": "上传图片", "upload-drop": "把图片拖到这里", "upload-or": "或者",
   "upload-choose": "选择图片", "upload-limit": "JPEG、HEIC、PNG、WebP、TIFF 等，每张不超过 {size}",
   "upload-caption": "说明（可不填，会存成元数据 caption）", "upload-wait": "等着上传",
@@ -37,13 +39,15 @@ const ZH = {
   "no-failures": "没有失败的图片。", "retry-all": "全部再试", retried: "{count} 张重新排队了",
   attempts: "试过 {count} 次", more: "更多", loaded: "可用", loading: "正在载入", unloaded: "未载入",
   refused: "被拒绝", "read-only": "这个页面只用来检索，不显示失败的图片。",
+  "bad-picture": "不能用这张图片检索。",
   examples: ["红色木房子", "庑殿顶、朱漆木构的殿宇", "有圆顶的白房子", "马头墙，布瓦",
     "玻璃幕墙", "哥特尖塔，玫瑰窗"],
   reasons: {
     empty: "文件是空的。", not_an_image: "这不是能认出的图片格式。", truncated: "图片不完整，后面的部分缺了。",
-    corrupt: "图片已损坏。", unsupported: "这种图片格式的写法不支持。", too_many_pixels: "像素太多。",
-    too_long: "边太长。", too_many_parts: "图片里的分块太多。", too_many_bytes: "文件太大。",
-    too_much_metadata: "元数据太多。",
+    corrupt: "图片已损坏。", unsupported: "这种写法的图片不支持，例如 L*a*b* 颜色；请存成 RGB。",
+    too_many_pixels: "像素太多{size}，最多 {most} 个。", too_long: "边太长{size}，一边最多 {most} 像素。",
+    too_many_parts: "图片里的分块太多，最多 {most} 块。", too_many_bytes: "文件太大，最多 {most} 字节。",
+    too_much_metadata: "元数据太多，最多 {most} 项、{bytes} 字节。",
     bad_key: "对象的名字不能用。", no_number: "编码后不是有效的数。",
     worker_lost: "处理它时进程几次中断，已经放弃。", gave_up: "试了多次都没成，已经放弃。",
   },
@@ -77,6 +81,7 @@ const EN = {
   lighter: "Lighter", heavier: "Heavier", "term-more": "More of what?", "term-less": "Less of what?",
   active: "active", base: "base", none: "nothing", count: "{count} pictures",
   "count-more": "{count} pictures, more below", "count-all": "{count} pictures in all",
+  "count-all-one": "{count} picture in all", "count-more-one": "{count} picture, more below",
   took: "{ms} ms", look: "To begin with", folders: "Folders", buckets: "Buckets",
   "clear-filters": "Remove all filters", "of-first": "counted over the first {count}",
   slow: "Still looking.",
@@ -89,7 +94,11 @@ const EN = {
   next: "Next", original: "Open the original", plus: "More of it", minus: "Less of it",
   score: "Similarity", size: "Size", where: "Where", indexed_at: "Indexed",
   rank: "Number {rank}: {caption}, similarity {score}", "only-here": "only here",
+  fold: "Fold copies", expand: "Synonyms", "as-set": "default", on: "on", off: "off",
+  expanded: "Also looked for: {texts}", relevance: "Relevance", copies: "Copies", "copies-of": "{count} copies folded",
+  "copies-of-one": "{count} copy folded",
   "same-rank": "same rank", up: "{count} ranks above the other", down: "{count} ranks below the other",
+  "up-one": "{count} rank above the other", "down-one": "{count} rank below the other",
   "upload-title": "Upload pictures", "upload-drop": "Drop pictures here", "upload-or": "or",
   "upload-choose": "Choose pictures",
   "upload-limit": "JPEG, HEIC, PNG, WebP, TIFF and others, at most {size} each",
@@ -104,9 +113,10 @@ const EN = {
   "rate-of": "{count} a second", reconciled: "Last reconcile", never: "never", "as-of": "Counted",
   down: "Does not answer: ", stopped: "The reconcile stopped: ", releases: "Text towers",
   tower: "Image tower", failures: "What cannot be indexed", "no-failures": "Nothing has failed.",
-  "retry-all": "Try all again", retried: "{count} back in line", attempts: "tried {count} times",
+  "retry-all": "Try all again", retried: "{count} back in line", attempts: "tried {count} times", "attempts-one": "tried once",
   more: "More", loaded: "answers", loading: "being loaded", unloaded: "not loaded", refused: "refused",
   "read-only": "This page only searches, and does not list what has failed.",
+  "bad-picture": "This picture cannot be searched by.",
   examples: ["红色木房子", "庑殿顶、朱漆木构的殿宇", "有圆顶的白房子", "马头墙，布瓦",
     "玻璃幕墙", "哥特尖塔，玫瑰窗"],
   errors: {
@@ -126,9 +136,10 @@ const EN = {
 const LANGUAGES = { zh: ZH, en: EN };
 let words = ZH;
 
-/** Return the word for a key, with its `{values}` filled in. */
+/** Return the word for a key, with its `{values}` filled in; `KEY-one` where the count is 1. */
 export function t(key, values = {}) {
-  const text = words[key] ?? ZH[key];
+  const one = String(values.count) === "1" ? words[`${key}-one`] : undefined;
+  const text = one ?? words[key] ?? ZH[key];
   if (typeof text !== "string") return text;
   return text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
@@ -153,19 +164,38 @@ export function speak(name) {
 
 /** Return what an error means, and what to do. */
 export function explain(error) {
+  const bad = badPicture(error);
+  if (bad) return { what: t("bad-picture"), advice: reasonOf(bad), detail: "" };
   const [what, advice] = t("errors")[error.code] ?? t("errors").INTERNAL;
   return { what, advice, detail: error.message };
+}
+
+/** Return why a picture cannot be searched by, as ingest would say it; nothing for other errors. */
+function badPicture({ code, status, message }) {
+  if (code !== "INVALID_ARGUMENT") return null;
+  if (status === 413) return { reason: "too_many_bytes", message };
+  const [, reason, detail] = /^image: (\w+): (.*)$/su.exec(message) ?? [];
+  if (reason in ZH.reasons) return { reason, message: detail };
+  const [, size, most] = /^image: has (\d+) bytes; 1 to (\d+)/u.exec(message) ?? [];
+  if (size === "0") return { reason: "empty", message: "the file is empty" };
+  return size ? { reason: "too_many_bytes", message: `it has ${size} bytes; at most ${most} are allowed` } : null;
 }
 
 /** Return why an image was not indexed; in English the service's own words say most. */
 export function reasonOf({ reason, message }) {
   const known = words.reasons?.[reason];
-  const exact = EXACT.has(reason) ? message : "";
-  return known ? known + exact : message || reason;
+  if (!known) return message || reason;
+  const [size] = /\d+ x \d+/u.exec(message) ?? [];
+  const [, most, bytes] = /(?:at most|over) (\d+)(?: in (\d+))?/u.exec(message) ?? [];
+  // Only its figures are of the message: the rest is English.
+  return known.replace(/\{(\w+)\}/gu, (_, name) => ({
+    size: size ? `（${size.replace("x", "×")}）` : "", most: number(most ?? 0), bytes: number(bytes ?? 0),
+  })[name]);
 }
 
-/** Reasons whose message holds a limit or a cause of its own. */
-const EXACT = new Set(["unsupported", "too_many_pixels", "too_long", "too_many_parts", "too_many_bytes", "too_much_metadata", "bad_key", "gave_up"]);
+/** Return what the service said of a cause that the reason does not hold; empty in English. */
+export const causeOf = ({ reason, message }) =>
+  (words.reasons && ["bad_key", "gave_up"].includes(reason) ? message : "");
 
 const time = () => new Intl.DateTimeFormat(language() === "en" ? "en-GB" : "zh-CN", {
   dateStyle: "medium", timeStyle: "short",
