@@ -1,6 +1,7 @@
 """Servers that tests share: started when the first test asks, stopped after the last."""
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from cra.shared.adapters.object_store import connect
 from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.settings import Settings
 from tests import releases, servers
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C mean something to what tests start: a shell's background jobs ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -119,9 +119,9 @@ def test_the_command_line(stack: Stack) -> None:
     assert "indexed" in stack.cra("status").stdout
     assert stack.cra("failures").returncode == 0
     assert "objects" in stack.cra("reconcile", "--dry-run").stdout
-    wrong = stack.cra("search", "", "--json")
+    wrong = stack.cra("search", "墙" * 1001, "--json")
     assert wrong.returncode == 1
-    assert wrong.stderr.startswith("Error: text: is empty")
+    assert wrong.stderr.startswith("Error: text: has 1001 ")
 
 
 def test_sync_by_hand_needs_credentials(stack: Stack) -> None:
