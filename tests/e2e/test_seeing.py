@@ -1,6 +1,7 @@
 """What operators see of a running stack: metrics, traces and ids in logs."""
 
 import re
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -184,14 +185,29 @@ def test_one_trace_follows_a_query_through_all_services(used: Stack) -> None:
 def test_checks_of_readiness_are_not_traced(used: Stack) -> None:
     """A trace is of something that somebody asked for.
 
-    Break: `tracing.mute` in `Server._watch`.
+    Break: no `tracing.mute` in `Server._watch`.
     """
-    spans = [span for trace in _traces(used) for span in trace]
-    # Of a trace that is under way a parent may be written after its children, so those with none.
-    # Where embedding begins one, a test has asked it that is no part of any trace.
-    roots = {(span.service, span.name) for span in spans if not span.parent_id}
-    asked = {(service, name) for service, name in roots if service != "embedding"}
-    assert not {one for one in asked if one[1].endswith("ListModels")}
+    began = time.time()
+    models = {"service": "cra.embedding.v1.EmbeddingService", "method": "ListModels"}
+
+    def asked() -> float:
+        return _value(used, "embedding_metrics_port", "cra_grpc_server_calls_total", **models)
+
+    before = asked()
+    wait_until(lambda: asked() >= before + 3, "embedding is asked for its models", 60)
+    # Spans are written in their order: with one that is there, those before it are.
+    mark = time.time()
+    assert used.cra("search", f"檐角第 {mark} 号").returncode == 0
+
+    def since(when: float) -> list[Span]:
+        return [span for trace in _traces(used) for span in trace if span.began >= when]
+
+    wait_until(
+        lambda: any(s.service == "embedding" and "EmbedTexts" in s.name for s in since(mark)),
+        "the search is written",
+    )
+    # A parent may be written after its children, so those that have none.
+    assert not {s.name for s in since(began) if not s.parent_id and s.name.endswith("ListModels")}
 
 
 def test_log_lines_of_one_query_carry_the_same_ids(used: Stack) -> None:
