@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from cra.embedding.v1 import embedding_pb2
 from cra.ingest.v1 import ingest_pb2
 from cra.search.v1 import search_pb2
+from cra.services.web.http import STATUS
 from cra.shared import errors, rpc
 
 SERVICE = "cra.search.v1.SearchService"
@@ -84,6 +85,9 @@ def test_the_table_is_complete() -> None:
     """Every domain error has a status code of its own."""
     shared = {one for one in _subclasses(errors.CraError) if one.__module__ == errors.__name__}
     assert set(rpc.CODES) == shared
+    # One that is no part of the contract over gRPC is at least told over HTTP.
+    assert set(rpc.CODES) | set(STATUS) == _subclasses(errors.CraError)
+    assert set(rpc.CODES) <= set(STATUS)
     assert len(set(rpc.CODES.values())) == len(rpc.CODES)
     assert rpc.code_of(errors.CraError("?")) is grpc.StatusCode.INTERNAL
 
