@@ -88,7 +88,7 @@ def ef_of(rows: Sequence[int], limit: int) -> int:
     """
     segments = max(1, len(rows))
     graph: float = 128 * (max(1, sum(rows)) / segments / 10_000) ** 0.3
-    fewer: float = segments**0.4
+    fewer: float = segments**0.45
     return max(EF_LEAST, round(graph / fewer), limit + limit // 4)
 
 
