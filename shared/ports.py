@@ -70,6 +70,10 @@ class VectorStore(Protocol):
         """Create the collection of an image tower unless it is there, and load it."""
         ...
 
+    def dimension(self, image_tower: str) -> int | None:
+        """Return the length of a collection's vectors; None if there is no such collection."""
+        ...
+
     def upsert(self, image_tower: str, images: Sequence[IndexedImage]) -> None:
         """Write images; one that is there is replaced. Idempotent."""
         ...
@@ -135,6 +139,24 @@ class VectorStore(Protocol):
 
     def entries(self, image_tower: str) -> Iterator[IndexEntry]:
         """Yield what is in the collection, every finished write included."""
+        ...
+
+    def images(self, image_tower: str) -> Iterator[IndexedImage]:
+        """Yield what is in the collection with its vectors, a part at a time.
+
+        Every write that was finished before is included; what is written meanwhile may be.
+
+        Raises:
+            FailedPreconditionError: the image tower has no collection.
+        """
+        ...
+
+    def count(self, image_tower: str) -> int:
+        """Return how many images are in the collection, every finished write included.
+
+        Raises:
+            FailedPreconditionError: the image tower has no collection.
+        """
         ...
 
 

@@ -43,6 +43,10 @@ EF_LEAST: Final = 128
 SEARCHES_TOGETHER: Final = 16
 """Vectors in one search of Milvus."""
 
+IMAGES_READ_TOGETHER: Final = 2_000
+"""Most of the time of such a query does not depend on how many it returns; but an answer of Milvus
+has at most 100 MB, and an image up to 32 kB of metadata."""
+
 SEGMENTS_LAST: Final = 60.0
 """Seconds that the segments of a collection are remembered."""
 
@@ -178,7 +182,6 @@ class MilvusVectorStore:
         )
 
     def dimension(self, image_tower: str) -> int | None:
-        """Return the length of a collection's vectors; None if there is no such collection."""
         name = collection_name(image_tower)
         if not self._call("has_collection", name):
             return None
@@ -206,9 +209,7 @@ class MilvusVectorStore:
 
     def fetch(self, image_tower: str, refs: Sequence[ObjectRef]) -> list[IndexedImage]:
         rows = self._query(image_tower, refs, [*_RECORD, "vector"], "Bounded")
-        return [
-            IndexedImage(_record(row), np.asarray(row["vector"], dtype=np.float32)) for row in rows
-        ]
+        return [_image(row) for row in rows]
 
     def sample(
         self, image_tower: str, most: int, scope: Sequence[str] = ()
@@ -233,25 +234,39 @@ class MilvusVectorStore:
         return [_record(row) for row in self._query(image_tower, refs, _RECORD, "Strong")]
 
     def entries(self, image_tower: str) -> Iterator[IndexEntry]:
-        name = collection_name(image_tower)
+        for row in self._every(image_tower, ["bucket", "key", "etag", "modified_at"], 1000):
+            yield IndexEntry(
+                ObjectRef(row["bucket"], row["key"]), Version(row["etag"], row["modified_at"])
+            )
+
+    def images(self, image_tower: str) -> Iterator[IndexedImage]:
+        for row in self._every(image_tower, [*_RECORD, "vector"], IMAGES_READ_TOGETHER):
+            yield _image(row)
+
+    def count(self, image_tower: str) -> int:
+        (row,) = self._call(
+            "query",
+            collection_name(image_tower),
+            output_fields=["count(*)"],
+            consistency_level="Strong",
+        )
+        return int(row["count(*)"])
+
+    def _every(self, image_tower: str, fields: list[str], together: int) -> Iterator[Any]:
         # Waits until the server has seen every write; the iterator itself, though asked for
         # strong consistency, was seen missing the last ones.
-        self._call("query", name, output_fields=["count(*)"], consistency_level="Strong")
+        self.count(image_tower)
         iterator = self._call(
             "query_iterator",
-            name,
-            batch_size=1000,
+            collection_name(image_tower),
+            batch_size=together,
             filter="",
-            output_fields=["bucket", "key", "etag", "modified_at"],
+            output_fields=fields,
             consistency_level="Strong",
         )
         try:
             while rows := _translate(iterator.next):
-                for row in rows:
-                    yield IndexEntry(
-                        ObjectRef(row["bucket"], row["key"]),
-                        Version(row["etag"], row["modified_at"]),
-                    )
+                yield from rows
         finally:
             iterator.close()
 
@@ -400,6 +415,10 @@ def _row(image: IndexedImage) -> dict[str, Any]:
             "ingested_at": round(record.ingested_at * 1000),
         },
     }
+
+
+def _image(row: Any) -> IndexedImage:
+    return IndexedImage(_record(row), np.asarray(row["vector"], dtype=np.float32))
 
 
 def _record(found: Any) -> ImageRecord:

@@ -276,10 +276,53 @@ def test_search_returns_as_many_as_asked(store: VectorStore, tower: str) -> None
     assert len(best & {hit.record.ref.key for hit in hits[:100]}) >= 98
 
 
+def test_every_image_is_read_with_its_vector(store: VectorStore, tower: str) -> None:
+    """All images come once, as they were written last, whole records and vectors to the bit.
+
+    They are more than the reader takes at once, and not those that were deleted. Break: no `count`
+    before the iterator, or only its first part.
+    """
+    rng = np.random.default_rng(0)
+    keys = [f"{n:04}.jpg" for n in range(2500)]
+    expected = {key: image(key, unit(*rng.standard_normal(DIMENSION))) for key in keys}
+    for start in range(0, 2500, 500):
+        store.upsert(tower, [expected[key] for key in keys[start : start + 500]])
+    for key in keys[:200]:
+        vector = unit(*rng.standard_normal(DIMENSION))
+        expected[key] = image(key, vector, version=Version("new", 2000), metadata={}, width=1)
+    store.upsert(tower, [expected[key] for key in keys[:200]])
+    store.delete(tower, [expected.pop(key).record.ref for key in keys[-100:]])
+    assert store.count(tower) == 2400
+    found = list(store.images(tower))
+    assert len(found) == 2400
+    for one in found:
+        wanted = expected.pop(one.record.ref.key)
+        assert one.record == wanted.record
+        assert one.vector.dtype == np.float32
+        assert one.vector.tobytes() == wanted.vector.tobytes()
+    refs = [ObjectRef("images", key) for key in keys[:1000]]
+    assert {record.ref for record in store.records(tower, refs)} == set(refs)
+
+
+def test_a_collection_tells_its_dimension(store: VectorStore, tower: str) -> None:
+    """An empty one has a dimension and nothing in it; one that was never made has none.
+
+    Break: make it where it is looked for.
+    """
+    assert store.dimension(tower) == DIMENSION
+    assert store.count(tower) == 0
+    assert list(store.images(tower)) == []
+    assert store.dimension("nevermade") is None
+
+
 def test_unknown_collection_is_a_failed_precondition(store: VectorStore) -> None:
-    """A search in a collection that was never made says so, instead of finding nothing."""
+    """What asks for a collection that was never made is told so, instead of finding nothing."""
     with pytest.raises(FailedPreconditionError):
         store.search("nevermade", unit(1.0), 1, SearchFilter())
+    with pytest.raises(FailedPreconditionError):
+        store.count("nevermade")
+    with pytest.raises(FailedPreconditionError):
+        next(store.images("nevermade"))
 
 
 def test_deleting_what_is_not_there_is_no_error(store: VectorStore, tower: str) -> None:
@@ -315,6 +358,9 @@ def test_hanging_is_unavailable_within_the_timeout(tmp_path: Path) -> None:
                 lambda: store.fetch("f00d", [ObjectRef("images", "a")]),
                 lambda: store.records("f00d", [ObjectRef("images", "a")]),
                 lambda: list(store.entries("f00d")),
+                lambda: list(store.images("f00d")),
+                lambda: store.count("f00d"),
+                lambda: store.dimension("f00d"),
             ]
             for call in calls:
                 began = time.monotonic()
