@@ -12,6 +12,7 @@ from cra.services.cli import interrupts
 from cra.services.cli.completion import completion
 from cra.services.cli.doctor import doctor
 from cra.services.cli.exit_codes import INTERRUPTED, LATER
+from cra.services.cli.index import index
 from cra.services.cli.ingest import failures, reconcile, status
 from cra.services.cli.keys import keys
 from cra.services.cli.put import put
@@ -115,7 +116,7 @@ def cra(context: click.Context, env_file: Path | None) -> None:
 
 
 for _command in (
-    completion, doctor, failures, keys, put, reconcile, releases, search, status, trace,
+    completion, doctor, failures, index, keys, put, reconcile, releases, search, status, trace,
 ):  # fmt: skip
     cra.add_command(_command)
 

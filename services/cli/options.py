@@ -17,6 +17,7 @@ from cra.shared.settings import Settings
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 METADATA_NAME: Final = re.compile("[A-Za-z0-9-]+")
+_FINGERPRINT: Final = re.compile("[0-9a-f]{1,64}")
 
 as_json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -105,6 +106,18 @@ class ReleaseName(click.ParamType[str]):
             published = []  # a completion must not write into the line that is typed
         names = [BASE, *(one.name for one in published)]
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+class TowerName(click.ParamType[str]):
+    """An image tower's fingerprint."""
+
+    name = "fingerprint"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read one."""
+        if not _FINGERPRINT.fullmatch(value):
+            self.fail(f"{value!r} is no fingerprint, which has up to 64 hex digits")
+        return str(value)
 
 
 def settings_of(context: click.Context) -> Settings | None:

@@ -92,12 +92,9 @@ def milvus(settings: Settings, facts: Facts) -> Iterator[Finding]:
     if not was_set(settings, "milvus_uri"):
         yield Finding(part, State.SKIPPED, "CRA_MILVUS_URI is not set here; the gateway asks it")
         return
-    try:
-        # Not at the top: `cra` is installed without what speaks to Milvus, and to Redis.
-        from cra.shared.adapters.vector_store import MilvusVectorStore  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        yield Finding(part, State.SKIPPED, f"{error}: pip install 'cra[gateway]' to ask it")
-        return
+    # Not at the top: other commands need not wait for pymilvus and pandas.
+    from cra.shared.adapters.vector_store import MilvusVectorStore  # noqa: PLC0415
+
     tower = facts.towers.get("embedding", "")
     store = MilvusVectorStore(settings.model_copy(update={"milvus_timeout": WITHIN}))
     try:
@@ -120,7 +117,8 @@ def milvus(settings: Settings, facts: Facts) -> Iterator[Finding]:
             part,
             State.WARNING,
             f"it has no collection for the image tower {tower}: nothing was indexed with it yet",
-            "put images (`cra put`), or fill it from the bucket: cra reconcile",
+            "put images (`cra put`), fill it from the bucket (`cra reconcile`), or load it from a "
+            "file: cra index load",
         )
     elif dimension != facts.dimension:
         yield Finding(
