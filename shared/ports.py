@@ -24,7 +24,7 @@ from cra.shared.domain import (
     StoredObject,
     Vector,
 )
-from cra.shared.releases import Manifest, Pointer, PublishedRelease, Release
+from cra.shared.releases import Choice, Manifest, Pointer, PublishedRelease, Release
 
 
 class ObjectStore(Protocol):
@@ -127,6 +127,14 @@ class VectorStore(Protocol):
             image_tower: whose collection it is.
             most: how many are wanted.
             scope: buckets that they are drawn from; all if empty.
+
+        Raises:
+            FailedPreconditionError: the image tower has no collection.
+        """
+        ...
+
+    def count(self, image_tower: str) -> int:
+        """Return how many images a collection holds, every finished write included.
 
         Raises:
             FailedPreconditionError: the image tower has no collection.
@@ -329,6 +337,12 @@ class Models:
     """Version of the pointer that is followed."""
     releases_problem: str = ""
     """Why the newest pointer, or the bucket of releases, is not followed."""
+    newest_choice: Choice | None = None
+    """What the newest pointer says, which may be for another image tower; None: it was not read."""
+
+    def release(self, name: str) -> TextReleaseInfo | None:
+        """Return what is known of a release, None if nothing is."""
+        return next((one for one in self.releases if one.name == name), None)
 
     @property
     def active_release(self) -> TextReleaseInfo:

@@ -109,9 +109,9 @@ class Pointer(Choice):
 
     def activated(self, release: str, image_tower: str) -> Self:
         """Return the pointer after choosing a release; itself if that is active already."""
-        if (self.release, self.image_tower or image_tower) == (release, image_tower):
+        if (self.release, self.image_tower) == (release, image_tower):
             return self
-        history = (*self.history, self._choice())[-MAX_HISTORY:]
+        history = (*self.history, self.choice)[-MAX_HISTORY:]
         return self._changed(Choice(release=release, image_tower=image_tower), history)
 
     def rolled_back(self) -> Self:
@@ -142,7 +142,9 @@ class Pointer(Choice):
                 f"the pointer to the active release is unreadable: {_problems(error)}"
             ) from error
 
-    def _choice(self) -> Choice:
+    @property
+    def choice(self) -> Choice:
+        """What is active now."""
         return Choice(**{name: getattr(self, name) for name in Choice.model_fields})
 
     def _changed(self, to: Choice, history: tuple[Choice, ...]) -> Self:

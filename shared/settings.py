@@ -226,6 +226,11 @@ class Settings(EnvironmentSettings):
 
     gateway_target: str = Field("dns:///127.0.0.1:50051", description="where clients find Search")
     embedding_target: str = Field("dns:///127.0.0.1:50052", description="where encoders are found")
+    other_embedding_target: str = Field(
+        "",
+        description="where encoders of a second image tower are found while a gateway moves from "
+        "one to the other; the one for which a release is activated answers; empty: there is none",
+    )
     ingest_target: str = Field("dns:///127.0.0.1:50053", description="where ingest is found")
 
     tls_cert: File = Field(
@@ -427,6 +432,15 @@ class Settings(EnvironmentSettings):
         if value and not info.data.get(base, "bad, and told already"):
             raise ValueError(f"has no effect without CRA_{base.upper()}")
         return value
+
+    @property
+    def other_tower(self) -> Self | None:
+        """These settings with the encoders of the second image tower; None if there is none."""
+        if not self.other_embedding_target:
+            return None
+        return self.model_copy(
+            update={"embedding_target": self.other_embedding_target, "other_embedding_target": ""}
+        )
 
     @property
     def server_tls(self) -> ServerTls | None:

@@ -163,6 +163,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         self, request: pb.ListModelsRequest, context: grpc.ServicerContext
     ) -> pb.ListModelsResponse:
         info, served = self._towers.info, self._releases.served()
+        choice = served.newest_choice
         return pb.ListModelsResponse(
             image_tower=pb.ImageTower(
                 name=info.name,
@@ -188,6 +189,11 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             base_release=info.release,
             pointer_version=served.pointer_version,
             releases_problem=served.problem,
+            newest_choice=None
+            if choice is None
+            else pb.ReleaseChoice(
+                version=choice.version, release=choice.release, image_tower=choice.image_tower
+            ),
         )
 
     def _check_item(self, item: pb.ImageItem, field: str) -> None:

@@ -14,7 +14,7 @@ import structlog
 from cra.services.embedding.towers import TowerInfo
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.ports import ReleaseState, TextReleaseInfo
-from cra.shared.releases import Manifest, Pointer, PublishedRelease
+from cra.shared.releases import Choice, Manifest, Pointer, PublishedRelease
 
 Topic = Literal["bucket", "pointer", "active"]
 
@@ -29,6 +29,8 @@ class Served:
     releases: list[TextReleaseInfo]
     pointer_version: int
     problem: str
+    newest_choice: Choice | None
+    """None: the pointer was not read yet."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Shelf:
         self.published: dict[str, PublishedRelease] = {}
         """By name, the newest first."""
         self._pointer = Pointer()
+        self._pointer_seen = False
         self._followed = 0
         self._problems: dict[Topic, str] = {}
         self._manifests: dict[str, Manifest] = {}
@@ -73,7 +76,7 @@ class Shelf:
 
     def see_pointer(self, pointer: Pointer) -> None:
         """Take note of what is to be active."""
-        self._pointer = pointer
+        self._pointer, self._pointer_seen = pointer, True
 
     def see_manifest(self, name: str, manifest: Manifest) -> None:
         """Take note of what a release says of itself.
@@ -186,7 +189,8 @@ class Shelf:
         problem = "; ".join(filter(None, self._problems.values()))
         wanted = set(self.wanted())
         releases = [self._describe(name, wanted) for name in names]
-        return Served(self.active, releases, self._followed, problem)
+        choice = self._pointer.choice if self._pointer_seen else None
+        return Served(self.active, releases, self._followed, problem, choice)
 
     @property
     def _target(self) -> str:

@@ -23,6 +23,7 @@ from cra.shared.ports import (
     ReleaseState,
     TextReleaseInfo,
 )
+from cra.shared.releases import Choice
 from cra.shared.settings import Settings
 from cra.shared.tls import ClientTls
 
@@ -166,6 +167,7 @@ class RemoteEncoder:
             base_release=answer.base_release,
             pointer_version=answer.pointer_version,
             releases_problem=answer.releases_problem,
+            newest_choice=_choice(answer),
         )
 
     def _embed_images(
@@ -201,6 +203,13 @@ def _image_result(result: pb.ImageResult) -> Vector | ImageProblem:
     if result.HasField("embedding"):
         return _vector(result.embedding.vector)
     return ImageProblem(result.error.reason, result.error.message)
+
+
+def _choice(answer: pb.ListModelsResponse) -> Choice | None:
+    if not answer.HasField("newest_choice"):
+        return None
+    said = answer.newest_choice
+    return Choice(version=said.version, release=said.release, image_tower=said.image_tower)
 
 
 def _vector(data: bytes) -> Vector:

@@ -230,6 +230,15 @@ class MilvusVectorStore:
         )
         return np.asarray([row["vector"] for row in rows], dtype=np.float32)
 
+    def count(self, image_tower: str) -> int:
+        (row,) = self._call(
+            "query",
+            collection_name(image_tower),
+            output_fields=["count(*)"],
+            consistency_level="Strong",
+        )
+        return int(row["count(*)"])
+
     def records(self, image_tower: str, refs: Sequence[ObjectRef]) -> list[ImageRecord]:
         return [_record(row) for row in self._query(image_tower, refs, _RECORD, "Strong")]
 

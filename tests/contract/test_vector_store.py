@@ -97,6 +97,21 @@ def test_search_orders_by_cosine_then_image_id(store: VectorStore, tower: str) -
     assert hits[1].record == images[1].record
 
 
+def test_images_are_counted_at_once(store: VectorStore, tower: str) -> None:
+    """A count holds every finished write and deletion; without a collection there is none.
+
+    Break: count with consistency Bounded (seen on the server).
+    """
+    assert store.count(tower) == 0
+    store.upsert(tower, [image(key, unit(1.0)) for key in "abc"])
+    assert store.count(tower) == 3
+    store.upsert(tower, [image("a", unit(2.0))])
+    store.delete(tower, [ObjectRef("images", "b")])
+    assert store.count(tower) == 2
+    with pytest.raises(FailedPreconditionError, match="no collection"):
+        store.count("0" * 16)
+
+
 def test_search_returns_vectors_when_asked(store: VectorStore, tower: str) -> None:
     """Each hit has its own vector if that is asked for, and none if not."""
     vectors = {"a": unit(1, 2), "b": unit(1, 0, 3)}

@@ -166,7 +166,7 @@ _NAMES = st.sampled_from(["", "a-00000000", "b-00000000", "c-00000000"])
 @given(st.lists(_NAMES | st.none(), max_size=30))
 def test_the_pointer_is_a_stack(steps: list[str | None]) -> None:
     """Activations and rollbacks in any order do to the pointer what they do to a stack."""
-    pointer, stack = Pointer(), [""]
+    pointer, stack = Pointer(), [("", "")]
     for version, step in enumerate(steps):
         before = pointer
         if step is None and len(stack) == 1:
@@ -176,14 +176,27 @@ def test_the_pointer_is_a_stack(steps: list[str | None]) -> None:
             stack.pop()
             pointer = pointer.rolled_back()
         else:
-            if step != stack[-1]:
-                stack.append(step)
+            if (step, TOWER) != stack[-1]:
+                stack.append((step, TOWER))
             pointer = pointer.activated(step, TOWER)
-        assert pointer.release == stack[-1]
-        assert [choice.release for choice in pointer.history] == stack[:-1]
+        assert (pointer.release, pointer.image_tower) == stack[-1]
+        assert [(one.release, one.image_tower) for one in pointer.history] == stack[:-1]
         assert pointer.version == before.version + (pointer is not before)
         assert pointer.version <= version + 1
         assert Pointer.parse(pointer.encode()) == pointer
+
+
+def test_the_own_text_tower_of_another_image_tower_is_another_choice() -> None:
+    """Choosing the base where nobody chose, or of another image tower, names the image tower.
+
+    Break: compare `self.image_tower or image_tower` in `Pointer.activated`.
+    """
+    first = Pointer().activated("", TOWER)
+    assert (first.version, first.image_tower) == (1, TOWER)
+    assert first.activated("", TOWER) is first
+    moved = first.activated("", "0" * 16)
+    assert (moved.version, moved.image_tower) == (2, "0" * 16)
+    assert moved.rolled_back().image_tower == TOWER
 
 
 def test_the_history_is_bounded() -> None:

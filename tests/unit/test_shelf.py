@@ -117,3 +117,19 @@ def test_what_was_refused_is_tried_again_when_it_changes() -> None:
     assert shelf.state(NAMES[0]) is ReleaseState.REFUSED
     shelf.see_published([published(NAMES[0], "mended")])
     assert shelf.state(NAMES[0]) is ReleaseState.LOADING
+
+
+def test_the_newest_choice_is_told_whoever_it_is_for() -> None:
+    """One for another image tower is not followed, and told; before any was read none is.
+
+    Break: return the choice that is followed in `Shelf.served`.
+    """
+    shelf = Shelf(ColourTowers.info, MOST)
+    assert shelf.served().newest_choice is None
+    chosen = pointer(NAMES[0], tower="another")
+    shelf.see_pointer(chosen)
+    shelf.follow()
+    served = shelf.served()
+    assert served.newest_choice == chosen.choice
+    assert (served.active, served.pointer_version) == (BASE, 0)
+    assert "another" in served.problem

@@ -390,6 +390,7 @@ class ListModelsResponse(_message.Message):
     BASE_RELEASE_FIELD_NUMBER: _builtins.int
     POINTER_VERSION_FIELD_NUMBER: _builtins.int
     RELEASES_PROBLEM_FIELD_NUMBER: _builtins.int
+    NEWEST_CHOICE_FIELD_NUMBER: _builtins.int
     runtime: _builtins.str
     """What runs the towers, such as `torch`."""
     device: _builtins.str
@@ -408,6 +409,12 @@ class ListModelsResponse(_message.Message):
     def image_tower(self) -> Global___ImageTower: ...
     @_builtins.property
     def releases(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextRelease]: ...
+    @_builtins.property
+    def newest_choice(self) -> Global___ReleaseChoice:
+        """The newest choice of the active release that this server has read, whether it follows it or
+        not: it may be for another image tower. Unset until it has read one.
+        """
+
     def __init__(
         self,
         *,
@@ -419,14 +426,47 @@ class ListModelsResponse(_message.Message):
         base_release: _builtins.str = ...,
         pointer_version: _builtins.int = ...,
         releases_problem: _builtins.str = ...,
+        newest_choice: Global___ReleaseChoice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image_tower", b"image_tower"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image_tower", b"image_tower", "newest_choice", b"newest_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_release", b"base_release", "device", b"device", "image_tower", b"image_tower", "pointer_version", b"pointer_version", "precision", b"precision", "releases", b"releases", "releases_problem", b"releases_problem", "runtime", b"runtime"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_release", b"base_release", "device", b"device", "image_tower", b"image_tower", "newest_choice", b"newest_choice", "pointer_version", b"pointer_version", "precision", b"precision", "releases", b"releases", "releases_problem", b"releases_problem", "runtime", b"runtime"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseChoice(_message.Message):
+    """ReleaseChoice is what the pointer to the active release says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    IMAGE_TOWER_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Grows with every change; 0: nobody ever chose."""
+    release: _builtins.str
+    """Empty: the model's own text tower."""
+    image_tower: _builtins.str
+    """Fingerprint of the image tower that it was chosen for, which is the one that answers; empty:
+    any.
+    """
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        release: _builtins.str = ...,
+        image_tower: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_tower", b"image_tower", "release", b"release", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseChoice: _TypeAlias = ReleaseChoice  # noqa: Y015
 
 @_typing.final
 class ImageTower(_message.Message):

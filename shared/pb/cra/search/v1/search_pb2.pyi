@@ -56,7 +56,9 @@ class SearchRequest(_message.Message):
     min_score: _builtins.float
     """Leave out hits with a lower cosine, -1 to 1."""
     text_release: _builtins.str
-    """The text release to encode with; the active one if empty."""
+    """The text release to encode with; the active one if empty. One of another image tower that the
+    gateway knows is answered from that one's index.
+    """
     include_url: _builtins.bool
     """Add a signed URL to each hit."""
     include_query_images: _builtins.bool
