@@ -21,6 +21,8 @@ from cra.shared.telemetry import serve_metrics
 def main(settings: Settings) -> None:
     """Serve until SIGTERM, drain."""
     encoder = RemoteEncoder.of(settings)
+    moved = settings.other_tower
+    other = RemoteEncoder.of(moved) if moved else None
     vectors = MilvusVectorStore(settings)
     engine = SearchEngine(
         encoder,
@@ -28,6 +30,7 @@ def main(settings: Settings) -> None:
         S3ObjectStore(settings),
         PageTokens(settings.page_key.get_secret_value()),
         QueryCache(settings.query_cache),
+        other,
     )
     serve_metrics(settings.host, settings.gateway_metrics_port)
     keys = KeyRing(Path(settings.api_keys_file)) if settings.api_keys_file else None
@@ -47,8 +50,11 @@ def main(settings: Settings) -> None:
     if keys:
         keys.close()
     servicer.close()
+    engine.close()
     vectors.close()
     encoder.close()
+    if other:
+        other.close()
 
 
 if __name__ == "__main__":

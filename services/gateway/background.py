@@ -20,6 +20,8 @@ SAMPLED: Final = 1000
 """Most images that are drawn: the deviation of a query on them is known to 2 to 3 %."""
 LASTS: Final = 60.0
 """Seconds that a background is used."""
+FORGOTTEN: Final = 600.0
+"""Seconds after which that of an image tower which is no longer served goes."""
 SCOPES: Final = 64
 """Backgrounds that are kept; the one that was not asked for the longest goes."""
 
@@ -33,7 +35,6 @@ _log = structlog.get_logger()
 class Drawn:
     """What was drawn for a scope."""
 
-    image_tower: str
     background: Background | None
     """None if there are too few images."""
     until: float
@@ -41,13 +42,15 @@ class Drawn:
 
 
 class Backgrounds:
-    """The backgrounds of one index at a time, drawn beside the queries and never by one."""
+    """The backgrounds of each index, drawn beside the queries and never by one."""
 
     def __init__(self, vectors: VectorStore) -> None:
         self._vectors = vectors
         self._lock = threading.Lock()
-        self._drawn: LRUCache[Scope, Drawn | None] = LRUCache(SCOPES)
-        self._drawn[()] = None
+        self._drawn: LRUCache[Scope, dict[str, Drawn]] = LRUCache(SCOPES)
+        """By scope and image tower: what was asked for of one is drawn of the other too, for when
+        that one answers."""
+        self._drawn[()] = {}
 
     def of(self, image_tower: str, scope: Scope) -> Drawn | None:
         """Return what was drawn of the buckets of a scope.
@@ -58,23 +61,23 @@ class Backgrounds:
         with self._lock:
             drawn = self._drawn.get(key)
             if drawn is None:
-                self._drawn[key] = None
-                return None
-        return drawn if drawn.image_tower == image_tower else None
+                drawn = self._drawn[key] = {}
+            return drawn.get(image_tower)
 
     def refresh(self, image_tower: str) -> None:
         """Draw for each scope that was asked for, unless what was drawn is still good.
 
         If the index cannot be read the old ones stay, and the log says why.
         """
+        now = time.monotonic()
         with self._lock:
-            wanted = [
-                scope
-                for scope, drawn in self._drawn.items()
-                if drawn is None
-                or drawn.image_tower != image_tower
-                or time.monotonic() >= drawn.until
-            ]
+            wanted = []
+            for scope, drawn in self._drawn.items():
+                if image_tower not in drawn or now >= drawn[image_tower].until:
+                    wanted.append(scope)
+                for other in drawn.keys() - {image_tower}:
+                    if now >= drawn[other].until + FORGOTTEN:
+                        del drawn[other]
         for scope in wanted:
             try:
                 background = Background.of(self._vectors.sample(image_tower, SAMPLED, scope))
@@ -84,4 +87,5 @@ class Backgrounds:
             # While there are too few images the next look may find that there no longer are.
             until = time.monotonic() + (LASTS if background else 0.0)
             with self._lock:
-                self._drawn[scope] = Drawn(image_tower, background, until)
+                if (known := self._drawn.get(scope)) is not None:
+                    known[image_tower] = Drawn(background, until)

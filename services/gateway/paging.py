@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,7 @@ from cra.shared.errors import InvalidArgumentError
 
 _SIGNATURE_BYTES: Final = 16
 _MAX_TOKEN: Final = 8192
+NO_FIT: Final = "does not fit: it belongs to another query, release, collection or scope"
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class PageTokens:
         signature = self._sign(digest, image_tower, payload)
         return base64.urlsafe_b64encode(signature + payload).decode()
 
-    def read(self, token: str, digest: bytes, image_tower: str) -> Position:
-        """Return the position in a token.
+    def read(self, token: str, digest: bytes, image_towers: Sequence[str]) -> tuple[str, Position]:
+        """Return which of the image towers a token was made for, and the position in it.
 
         Raises:
             InvalidArgumentError: it is damaged, forged, or made for another query, collection or
@@ -59,12 +61,10 @@ class PageTokens:
         if base64.urlsafe_b64encode(raw).decode() != token:
             raise InvalidArgumentError("page_token", "is not a page token")
         signature, payload = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
-        if not hmac.compare_digest(signature, self._sign(digest, image_tower, payload)):
-            raise InvalidArgumentError(
-                "page_token",
-                "does not fit: it belongs to another query, release, collection or scope",
-            )
-        return Position(*json.loads(payload))
+        for image_tower in image_towers:
+            if hmac.compare_digest(signature, self._sign(digest, image_tower, payload)):
+                return image_tower, Position(*json.loads(payload))
+        raise InvalidArgumentError("page_token", NO_FIT)
 
     def _sign(self, digest: bytes, image_tower: str, payload: bytes) -> bytes:
         # Fixed-length parts first, so that no two inputs run together.

@@ -39,12 +39,13 @@ class QueryCache:
 
     def __init__(self, size: int) -> None:
         self._lock = threading.Lock()
-        self._entries: LRUCache[tuple[str, str], _Entry] = LRUCache(size)
+        self._entries: LRUCache[tuple[str, str, str], _Entry] = LRUCache(size)
 
     def embed(
         self,
         texts: Sequence[str],
         release: TextReleaseInfo,
+        image_tower: str,
         encode: Callable[[Sequence[str]], EncodedTexts],
     ) -> EncodedTexts:
         """Return the vectors of texts; those that are not known are encoded, all or none.
@@ -52,9 +53,12 @@ class QueryCache:
         Args:
             texts: of one query.
             release: that is to encode them.
-            encode: does it. An answer by another release is passed on and not remembered.
+            image_tower: of it; models with different ones may have their own text towers under
+                one name.
+            encode: does it. An answer by another release or image tower is passed on and not
+                remembered.
         """
-        keys = [_key(text, release) for text in texts]
+        keys = [(image_tower, *_key(text, release)) for text in texts]
         with self._lock:
             known = [self._entries.get(key) for key in keys]
         if all(known):
@@ -69,7 +73,7 @@ class QueryCache:
             )
         _MISSES.inc(len(texts))
         answer = encode(texts)
-        if answer.text_release == release.name:
+        if (answer.text_release, answer.image_tower) == (release.name, image_tower):
             with self._lock:
                 if self._entries.maxsize:
                     for key, vector, cut in zip(

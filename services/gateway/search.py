@@ -9,9 +9,10 @@ from typing import Final
 import numpy as np
 
 from cra.services.gateway.background import Backgrounds
-from cra.services.gateway.paging import PageTokens, Position
+from cra.services.gateway.paging import NO_FIT, PageTokens, Position
 from cra.services.gateway.query import MAX_RESULTS, Query, Term
 from cra.services.gateway.query_cache import QueryCache
+from cra.services.gateway.towers import Served, Towers
 from cra.shared import rpc, terms
 from cra.shared.domain import ObjectRef, ScoredImage, SearchFilter, Vector
 from cra.shared.duplicates import fold
@@ -21,13 +22,11 @@ from cra.shared.errors import (
     NotFoundError,
     UnavailableError,
 )
-from cra.shared.metrics import show_release
 from cra.shared.ports import (
     EncodedTexts,
     Encoder,
     EncodeTiming,
     ImageProblem,
-    Models,
     ObjectStore,
     Priority,
     ReleaseState,
@@ -42,9 +41,8 @@ MAX_DUPLICATES: Final = 100
 """Of one hit that are named."""
 
 ZERO_SUM: Final = 1e-6
-MODELS_LAST: Final = 1.0
-"""Seconds that what the encoder serves is remembered. The encoder looks every two seconds itself,
-so a change of the active release is in force well within five."""
+WARMED_WITHIN: Final = 10.0
+"""Seconds that the image tower which does not answer has for a text."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,16 @@ class _EncodedQuery:
 
 
 class SearchEngine:
-    """Answers queries from an encoder and a vector store."""
+    """Answers queries from an encoder and a vector store.
+
+    Args:
+        encoder: of the image tower that is searched.
+        vectors: have a collection for each image tower.
+        objects: sign URLs.
+        page_tokens: make and read them.
+        cache: remembers vectors of texts.
+        other: encoder of a second image tower, while one moves; see `Towers`.
+    """
 
     def __init__(
         self,
@@ -92,16 +99,20 @@ class SearchEngine:
         objects: ObjectStore,
         page_tokens: PageTokens,
         cache: QueryCache,
+        other: Encoder | None = None,
     ) -> None:
-        self._encoder = encoder
+        self._towers = Towers(encoder, other)
         self._vectors = vectors
         self._objects = objects
         self._page_tokens = page_tokens
         self._cache = cache
         self._terms = terms.architecture()
         self._backgrounds = Backgrounds(vectors)
-        self._models: tuple[float, Models] | None = None
-        self._asking = threading.Lock()
+        self._warming = threading.Lock()
+
+    def close(self) -> None:
+        """End what runs beside the queries."""
+        self._towers.close()
 
     def search(self, query: Query) -> Ranking:
         """Answer one query, in the time that `rpc.caller` has.
@@ -117,18 +128,11 @@ class SearchEngine:
                 relevance is asked for before the index was sampled.
             DeadlineExceededError: the time is up, or the caller has hung up.
         """
-        # One look-up decides tower and release for the whole request, so that a switch of the
-        # active release in the middle cannot mix two.
-        models = self._current_models()
-        tower = models.image_tower.fingerprint
-        last: Position | None = None
-        named = query.text_release
-        if query.page_token:
-            last = self._page_tokens.read(query.page_token, query.digest, tower)
-            if named and named != last.text_release:
-                raise InvalidArgumentError("page_token", "belongs to another text_release")
-            named = last.text_release
-        encoded = self._encode(query, models, named)
+        # One look-up decides encoder, tower and release for the whole request, so that a switch of
+        # the active release in the middle cannot mix two.
+        served, last = self._begin(query)
+        tower = served.image_tower
+        encoded = self._encode(query, served, last.text_release if last else query.text_release)
         release = encoded.text_release
         rpc.check_caller()
         start = time.perf_counter()
@@ -155,35 +159,31 @@ class SearchEngine:
 
     def check(self) -> None:
         """Encode a text and search with it; raise what fails."""
-        models = self._ask()
-        tower = models.image_tower
+        self._warm(self._towers.current())
+        self._towers.beside(lambda served: self._warm(served, WARMED_WITHIN), self._warming)
+
+    def _warm(self, served: Served, seconds: float | None = None) -> None:
+        tower = served.models.image_tower
         # A gateway that comes up before the first image is ingested is ready all the same.
         self._vectors.ensure_collection(tower.fingerprint, tower.dimension)
-        encoded = self._encoder.embed_texts(["建筑"])
+        encoded = served.encoder.embed_texts(["建筑"], timeout=seconds)
         self._vectors.search(tower.fingerprint, _numbers(encoded.vectors[0]), 1, SearchFilter())
         self._backgrounds.refresh(tower.fingerprint)
 
-    def _ask(self) -> Models:
-        """Ask the encoder what it serves, and have the metrics say so."""
-        models = self._encoder.models()
-        show_release(models.active_release.name, models.image_tower.fingerprint)
-        return models
-
-    def _current_models(self) -> Models:
-        now, known = time.monotonic(), self._models
-        if known is not None and known[0] >= now - MODELS_LAST:
-            return known[1]
-        # One asks for all; those that come meanwhile do with what was known.
-        alone = self._asking.acquire(blocking=False)
-        try:
-            if not alone and known is not None and known[0] >= now - 2 * MODELS_LAST:
-                return known[1]
-            models = self._ask()
-            self._models = (now, models)
-            return models
-        finally:
-            if alone:
-                self._asking.release()
+    def _begin(self, query: Query) -> tuple[Served, Position | None]:
+        """Return what is to answer a query, and where its page goes on."""
+        if not query.page_token:
+            return self._towers.of_release(query.text_release), None
+        # A page goes on where it began, for as long as there is an encoder of that image tower.
+        tower, last = self._page_tokens.read(
+            query.page_token, query.digest, self._towers.image_towers()
+        )
+        if query.text_release not in {"", last.text_release}:
+            raise InvalidArgumentError("page_token", "belongs to another text_release")
+        served = self._towers.of_image_tower(tower)
+        if served is None:
+            raise InvalidArgumentError("page_token", NO_FIT)
+        return served, last
 
     def _page(
         self, query: Query, tower: str, vector: Vector, last: Position | None
@@ -262,15 +262,15 @@ class SearchEngine:
             for best, *copies in groups
         ]
 
-    def _encode(self, query: Query, models: Models, named: str) -> _EncodedQuery:
+    def _encode(self, query: Query, served: Served, named: str) -> _EncodedQuery:
         """Return the unit vector of the weighted sum of the terms.
 
         Args:
             query: the terms.
-            models: what the encoder served a moment ago.
+            served: is to answer it.
             named: the release that the caller asks for; the active one if empty.
         """
-        tower = models.image_tower.fingerprint
+        tower = served.image_tower
         texts = [term for term in query.terms if isinstance(term.content, str)]
         images = [term for term in query.terms if isinstance(term.content, bytes)]
         refs = _image_refs(query.terms)
@@ -282,7 +282,7 @@ class SearchEngine:
             contents = [str(term.content) for term in texts]
             variants = [self._terms.variants(text) if query.expand else [] for text in contents]
             expanded = [text for texts_of in variants for text in texts_of]
-            answer = self._embed_texts([*contents, *expanded], named, models)
+            answer = self._embed_texts([*contents, *expanded], named, served)
             release = answer.text_release
             _same_tower(tower, answer.image_tower)
             others = iter(answer.vectors[len(texts) :])
@@ -291,9 +291,9 @@ class SearchEngine:
             truncated = any(answer.truncated[: len(texts)])
             timing = _add(timing, answer.timing)
         else:
-            release = self._check_release(named, models)
+            release = self._check_release(named, served)
         if images:
-            pictures = self._encoder.embed_encoded_images(
+            pictures = served.encoder.embed_encoded_images(
                 [bytes(term.content) for term in images if isinstance(term.content, bytes)],
                 Priority.INTERACTIVE,
             )
@@ -325,46 +325,44 @@ class SearchEngine:
             (total / length).astype(np.float32), release, truncated, timing, tuple(expanded)
         )
 
-    def _embed_texts(self, texts: list[str], named: str, models: Models) -> EncodedTexts:
+    def _embed_texts(self, texts: list[str], named: str, served: Served) -> EncodedTexts:
         """Encode with the release that is named, else with the active one."""
-        release = named or models.active_release.name
-        known = next((one for one in models.releases if one.name == release), None)
+        release = named or served.models.active_release.name
+        known = served.models.release(release)
         try:
             # Of a release that is not loaded where this looked, only a replica can tell.
             if known is None or known.state is not ReleaseState.LOADED:
-                answer = self._encoder.embed_texts(texts, release)
+                answer = served.encoder.embed_texts(texts, release)
             else:
 
                 def encode(missing: Sequence[str]) -> EncodedTexts:
-                    found = self._encoder.embed_texts(missing, release)
+                    found = served.encoder.embed_texts(missing, release)
                     for vector in found.vectors:
                         _numbers(vector)  # before the cache would keep it for good
                     return found
 
-                answer = self._cache.embed(texts, known, encode)
+                answer = self._cache.embed(texts, known, served.image_tower, encode)
         except (NotFoundError, FailedPreconditionError):
             if named:
                 raise
             # It was active a second ago, and not here. Nobody asked for it by name, so the one
             # that is active where this is answered will do.
-            return self._encoder.embed_texts(texts)
+            return served.encoder.embed_texts(texts)
         if answer.text_release != release:
             raise UnavailableError(f"{release!r} was asked for, {answer.text_release!r} answered")
         return answer
 
-    def _check_release(self, named: str, models: Models) -> str:
+    def _check_release(self, named: str, served: Served) -> str:
         """Return the release that a query without text is said to be answered with."""
-        if not named or named == models.active_release.name:
-            return models.active_release.name
-        self._models = None
-        for release in self._current_models().releases:
-            if release.name == named:
-                if release.state is ReleaseState.REFUSED:
-                    raise FailedPreconditionError(
-                        f"the text release {named} is refused: {release.problem}"
-                    )
-                return named
-        raise NotFoundError(f"there is no text release {named!r}")
+        active = served.models.active_release.name
+        if named in {"", active}:
+            return active
+        release = self._towers.again(served).models.release(named)
+        if release is None:
+            raise NotFoundError(f"there is no text release {named!r}")
+        if release.state is ReleaseState.REFUSED:
+            raise FailedPreconditionError(f"the text release {named} is refused: {release.problem}")
+        return named
 
 
 def _image_refs(terms: tuple[Term, ...]) -> tuple[ObjectRef, ...]:

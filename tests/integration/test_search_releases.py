@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cra.search.v1 import search_pb2 as pb
-from cra.services.gateway import search as search_module
+from cra.services.gateway import towers
 from cra.services.gateway.paging import PageTokens
 from cra.services.gateway.query import parse
 from cra.services.gateway.query_cache import QueryCache
@@ -109,13 +109,13 @@ def test_what_is_served_is_remembered_for_a_second(
     search: Callable[..., Ranking], replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not every query asks what is active; after a second, one does and finds the new one."""
-    assert search_module.MODELS_LAST <= 1.0
+    assert towers.MODELS_LAST <= 1.0
     looks = replica.looks
     for _ in range(5):
         search(text="红")
     assert replica.looks <= looks + 1
     replica.says = ["colours-1", "tuned-00000001"]
-    monkeypatch.setattr(search_module, "MODELS_LAST", 0.0)
+    monkeypatch.setattr(towers, "MODELS_LAST", 0.0)
     assert search(text="红").text_release == "colours-1"
 
 

@@ -11,13 +11,15 @@ from cra.services.gateway.query_cache import QueryCache
 from cra.shared.ports import EncodedTexts, TextReleaseInfo
 from tests.fakes import ColourEncoder
 
+TOWER = "f00dfeed00000001"
+
 
 class Counting:
     """Encodes with the fake model, and counts what it was asked."""
 
-    def __init__(self, release: str = "colours-1") -> None:
+    def __init__(self, release: str = "colours-1", tower: str = TOWER) -> None:
         self.asked: list[list[str]] = []
-        self._model = ColourEncoder()
+        self._model = ColourEncoder(tower)
         self._release = release
 
     def __call__(self, texts: Sequence[str]) -> EncodedTexts:
@@ -41,8 +43,8 @@ def test_a_text_is_encoded_once() -> None:
     cache, encode = QueryCache(10), Counting()
     text = "红" * 60
     before = (count("hit"), count("miss"))
-    first = cache.embed([text], release(), encode)
-    second = cache.embed([text], release(), encode)
+    first = cache.embed([text], release(), TOWER, encode)
+    second = cache.embed([text], release(), TOWER, encode)
     assert encode.asked == [[text]]
     np.testing.assert_array_equal(first.vectors, second.vectors)
     assert first.truncated == second.truncated == [True]
@@ -53,12 +55,12 @@ def test_a_text_is_encoded_once() -> None:
 def test_what_the_normaliser_makes_equal_is_one_text() -> None:
     """Traditional and simplified spelling share an entry where the release folds them."""
     cache, encode = QueryCache(10), Counting()
-    cache.embed(["紅色的門"], release(normalizer="cra-1"), encode)
-    cache.embed(["红色的门"], release(normalizer="cra-1"), encode)
+    cache.embed(["紅色的門"], release(normalizer="cra-1"), TOWER, encode)
+    cache.embed(["红色的门"], release(normalizer="cra-1"), TOWER, encode)
     assert len(encode.asked) == 1
     plain = Counting("colours-2")
-    cache.embed(["紅色的門"], release("colours-2"), plain)
-    cache.embed(["红色的门"], release("colours-2"), plain)
+    cache.embed(["紅色的門"], release("colours-2"), TOWER, plain)
+    cache.embed(["红色的门"], release("colours-2"), TOWER, plain)
     assert len(plain.asked) == 2
 
 
@@ -68,16 +70,29 @@ def test_releases_do_not_share_entries(normalizer: str) -> None:
     cache = QueryCache(10)
     for name in ("colours-1", "colours-2"):
         encode = Counting(name)
-        assert cache.embed(["红门"], release(name, normalizer), encode).text_release == name
+        assert cache.embed(["红门"], release(name, normalizer), TOWER, encode).text_release == name
+        assert encode.asked == [["红门"]]
+
+
+def test_image_towers_do_not_share_entries() -> None:
+    """Models that differ in their image tower may name their own text towers alike.
+
+    Break: leave the image tower out of the keys.
+    """
+    cache = QueryCache(10)
+    for tower in (TOWER, "another"):
+        encode = Counting(tower=tower)
+        for _ in range(2):
+            assert cache.embed(["红门"], release(), tower, encode).image_tower == tower
         assert encode.asked == [["红门"]]
 
 
 def test_an_answer_by_another_release_is_not_remembered() -> None:
     """The active release may change between the look-up and the encoding."""
     cache, other = QueryCache(10), Counting("colours-2")
-    assert cache.embed(["红门"], release(), other).text_release == "colours-2"
+    assert cache.embed(["红门"], release(), TOWER, other).text_release == "colours-2"
     mine = Counting()
-    assert cache.embed(["红门"], release(), mine).text_release == "colours-1"
+    assert cache.embed(["红门"], release(), TOWER, mine).text_release == "colours-1"
     assert mine.asked
 
 
@@ -89,8 +104,8 @@ def test_a_failure_is_not_remembered() -> None:
         raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        cache.embed(["红门"], release(), fail)
-    cache.embed(["红门"], release(), encode)
+        cache.embed(["红门"], release(), TOWER, fail)
+    cache.embed(["红门"], release(), TOWER, encode)
     assert len(encode.asked) == 1
 
 
@@ -99,5 +114,5 @@ def test_it_is_bounded(size: int, again: int) -> None:
     """It holds as many as it may, and lets go of what was not asked for longest."""
     cache, encode = QueryCache(size), Counting()
     for text in ("红", "绿", "红"):
-        cache.embed([text], release(), encode)
+        cache.embed([text], release(), TOWER, encode)
     assert len(encode.asked) == again
