@@ -5,13 +5,14 @@ brackets and colons too. What is to be coloured is a `Text`.
 """
 
 import json
-from typing import Final
+from typing import Any, Final
 
 import click
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 out: Final = Console(markup=False, emoji=False, highlight=False)
 err: Final = Console(stderr=True, markup=False, emoji=False, highlight=False)
@@ -33,6 +34,16 @@ def table(*columns: str) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
+
+
+def print_json(content: Any) -> None:
+    """Print JSON, for programs."""
+    click.echo(json.dumps(content, ensure_ascii=False, indent=2))
+
+
+def warn(about: str, problem: str) -> None:
+    """Say on stderr what is wrong with something."""
+    err.print(Text.assemble((about, "yellow"), f": {problem}"))
 
 
 def print_message(message: Message) -> None:

@@ -5,6 +5,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -73,7 +74,8 @@ class ColourTowers:
         image_lanes=1,
     )
 
-    def __init__(self) -> None:
+    def __init__(self, **info: Any) -> None:
+        self.info = replace(ColourTowers.info, **info)
         self.batches: list[list[Any]] = []
         self.broken: Exception | None = None
         self.releases: set[str] = {self.info.release}
@@ -170,8 +172,8 @@ def health_of(channel: grpc.Channel, service: str = SERVICE) -> str:
 class Service:
     """A running embedding service, and what tests do with it."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.towers = ColourTowers()
+    def __init__(self, settings: Settings, towers: ColourTowers | None = None) -> None:
+        self.towers = towers or ColourTowers()
         self.releases = Releases(self.towers, S3ReleaseStore(settings), settings)
         self.servicer = EmbeddingServicer(self.towers, self.releases, settings)
         self.server = Server(
@@ -225,7 +227,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def running(**changes: Any) -> Iterator[Service]:
+def running(towers: ColourTowers | None = None, /, **changes: Any) -> Iterator[Service]:
     """Run the service with settings of its own; without those of a store, it has none."""
     defaults = {
         "max_queue": 70,
@@ -233,7 +235,7 @@ def running(**changes: Any) -> Iterator[Service]:
         "max_calls": 16,
         "s3_endpoint": f"127.0.0.1:{free_ports(1)[0]}",
     }
-    service = Service(Settings(**{**defaults, **changes}))
+    service = Service(Settings(**{**defaults, **changes}), towers)
     service.start()
     try:
         # Both towers have proved themselves, and need not do it again for ten seconds.

@@ -54,9 +54,10 @@ def secrets(settings: Settings, _facts: Facts) -> Iterator[Finding]:
     targets = {
         "CRA_GATEWAY_TARGET": settings.gateway_target,
         "CRA_EMBEDDING_TARGET": settings.embedding_target,
+        "CRA_OTHER_EMBEDDING_TARGET": settings.other_embedding_target,
         "CRA_INGEST_TARGET": settings.ingest_target,
     }
-    afar = [name for name, target in targets.items() if not is_local(target)]
+    afar = [name for name, target in targets.items() if target and not is_local(target)]
     if afar and settings.client_tls is None:
         yield Finding(
             part,
@@ -102,9 +103,11 @@ def certificates(settings: Settings, _facts: Facts) -> Iterator[Finding]:
         for name, target in {
             "gateway": settings.gateway_target,
             "embedding": settings.embedding_target,
+            "the other embedding": settings.other_embedding_target,
             "ingest": settings.ingest_target,
         }.items():
-            yield _served(part, name, target, settings)
+            if target:
+                yield _served(part, name, target, settings)
 
 
 def _expiry(part: str, what: str, ends: datetime.datetime) -> Finding:

@@ -11,7 +11,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from cra.services.cli import checks, part_checks
+from cra.services.cli import checks, embedding_checks, part_checks
 from cra.services.cli.findings import Check, Facts, Finding, State
 from cra.services.cli.options import as_json
 from cra.services.cli.probe import event_path
@@ -25,7 +25,7 @@ CHECKS: Final[dict[str, Check]] = {
     "clock": checks.clock,
     "object store": part_checks.object_store,
     "Redis": part_checks.broker,
-    "embedding": part_checks.embedding,
+    "embedding": embedding_checks.embedding,
     "gateway": part_checks.gateway,
     "ingest": part_checks.index,
     "workers": checks.workers,

@@ -38,6 +38,8 @@ class Facts:
 
     towers: dict[str, str] = field(default_factory=dict)
     """Fingerprint of the image tower, by who names it."""
+    stand_by: set[str] = field(default_factory=set)
+    """Fingerprints of image towers that are served, and do not answer now."""
     releases: dict[str, str] = field(default_factory=dict)
     """The active text release, by who names it."""
     base_release: str = ""

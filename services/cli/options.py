@@ -20,6 +20,18 @@ METADATA_NAME: Final = re.compile("[A-Za-z0-9-]+")
 _FINGERPRINT: Final = re.compile("[0-9a-f]{1,64}")
 
 as_json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+queries_option: Final = click.option(
+    "--queries",
+    type=click.File(encoding="utf-8"),
+    help='A query a line: a text, or {"text": …, "image_ids": […]}.',
+)
+depth_option: Final = click.option(
+    "-k",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1, 200),
+    help="Hits that are looked at.",
+)
 
 
 def _pairs(

@@ -7,10 +7,8 @@ import urllib3
 from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.services.cli.findings import Facts, Finding, State, is_local, was_set
 from cra.services.cli.ingest import call_ingest
-from cra.services.cli.replicas import Replicas
 from cra.shared.adapters.object_store import call_s3, connect
 from cra.shared.adapters.release_store import S3ReleaseStore
-from cra.shared.adapters.remote_encoder import RemoteEncoder
 from cra.shared.client import SearchClient
 from cra.shared.console import count
 from cra.shared.errors import (
@@ -21,7 +19,6 @@ from cra.shared.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from cra.shared.ports import Models, ReleaseState
 from cra.shared.settings import Settings
 
 WITHIN = 10.0
@@ -38,7 +35,7 @@ _KEYS_MEND = (
     "CRA_S3_ACCESS_KEY and CRA_S3_SECRET_KEY have to be a user's of that store, and CRA_BUCKETS "
     "buckets that it may use (deploy/s3)"
 )
-_TOKEN_MEND = "CRA_SERVICE_TOKEN has to be the one that the services have"  # noqa: S105
+TOKEN_MEND = "CRA_SERVICE_TOKEN has to be the one that the services have"  # noqa: S105
 
 
 def object_store(settings: Settings, facts: Facts) -> Iterator[Finding]:
@@ -173,70 +170,6 @@ def broker(settings: Settings, _facts: Facts) -> Iterator[Finding]:
     yield Finding(part, State.OK, "it answers")
 
 
-def embedding(settings: Settings, facts: Facts) -> Iterator[Finding]:
-    """Each replica's towers and releases, and a text encoded."""
-    part = "embedding"
-    try:
-        with Replicas(settings) as replicas:
-            silent, models = replicas.silent, replicas.models
-    except (UnauthenticatedError, PermissionDeniedError) as error:
-        yield Finding(part, State.WRONG, error.message, _TOKEN_MEND)
-        return
-    except UnavailableError as error:
-        if was_set(settings, "embedding_target"):
-            mend = "CRA_EMBEDDING_TARGET names it: is it running and ready? Its log says why not"
-            yield Finding(part, State.WRONG, error.message, mend)
-        else:
-            yield Finding(
-                part, State.SKIPPED, "CRA_EMBEDDING_TARGET is not set here; the gateway asks it"
-            )
-        return
-    for problem in silent:
-        yield Finding(part, State.WARNING, problem, "start that replica, or take its address away")
-    for address, served in models.items():
-        yield from _replica(part, address, served)
-        first = "embedding" not in facts.towers
-        facts.towers["embedding" if first else f"embedding at {address}"] = (
-            served.image_tower.fingerprint
-        )
-        facts.releases[f"embedding at {address}"] = served.active_release.name
-        facts.base_release = served.base_release
-        facts.dimension = served.image_tower.dimension
-    encoder = RemoteEncoder.of(settings, timeout=WITHIN)
-    try:
-        encoder.embed_texts([QUERY])
-    except CraError as error:
-        yield Finding(
-            part, State.WRONG, f"it encodes no text: {error.message}", "its log says why not"
-        )
-    finally:
-        encoder.close()
-
-
-def _replica(part: str, address: str, served: Models) -> Iterator[Finding]:
-    if served.releases_problem:
-        yield Finding(
-            part,
-            State.WRONG,
-            f"{address} does not follow the bucket of releases: {served.releases_problem}",
-            "let its S3 user read CRA_RELEASES_BUCKET: deploy/s3/embedding.json",
-        )
-    for release in served.releases:
-        if release.state is ReleaseState.REFUSED:
-            yield Finding(
-                part,
-                State.WARNING,
-                f"{address} refuses {release.name}: {release.problem}",
-                f"publish it again, or cra releases remove {release.name}",
-            )
-    yield Finding(
-        part,
-        State.OK,
-        f"{address} serves {served.image_tower.name} on {served.device} ({served.runtime}, "
-        f"{served.precision})",
-    )
-
-
 def gateway(settings: Settings, facts: Facts) -> Iterator[Finding]:
     """A search."""
     part = "gateway"
@@ -311,7 +244,7 @@ def index(settings: Settings, facts: Facts) -> Iterator[Finding]:
             ingest.RetryFailuresRequest(image_ids=[f"{settings.buckets[0]}/{NO_OBJECT}"]),
         )
     except (UnauthenticatedError, PermissionDeniedError) as error:
-        yield Finding(part, State.WRONG, error.message, _TOKEN_MEND)
+        yield Finding(part, State.WRONG, error.message, TOKEN_MEND)
     except CraError as error:
         yield Finding(part, State.WRONG, error.message, "Redis is what it needs for that")
     yield Finding(
@@ -366,12 +299,20 @@ def events(settings: Settings, facts: Facts) -> Iterator[Finding]:
 
 
 def agreement(_settings: Settings, facts: Facts) -> Iterator[Finding]:
-    """Whether all parts name one image tower and one active release; to be asked last."""
+    """Whether all parts name one image tower and one active release; to be asked last.
+
+    While an image tower moves, ingest may fill the one that stands by.
+    """
+    towers = {
+        who: tower
+        for who, tower in facts.towers.items()
+        if who != "ingest" or tower not in facts.stand_by
+    }
     releases = {who: name or facts.base_release for who, name in facts.releases.items()}
     for what, named, mend in (
         (
             "image tower",
-            facts.towers,
+            towers,
             "give every replica of embedding the same CRA_MODEL, and restart what names the other",
         ),
         (

@@ -1,38 +1,28 @@
 """`cra releases`: publish text towers, choose the active one, compare two on the live index."""
 
 import dataclasses
-import json
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 import click
-from rich.progress import Progress
 from rich.table import Table
-from rich.text import Text
 
-from cra.services.cli.comparison import Asked, Compared, compare, read_queries, summarise
-from cra.services.cli.options import ReleaseName, as_json
-from cra.services.cli.replicas import BASE, Replicas, ask_any, real_name
+from cra.services.cli.activation import activate, rollback
+from cra.services.cli.comparison import Asked, Compared, read_queries, summarise
+from cra.services.cli.moving import ask_both
+from cra.services.cli.options import ReleaseName, as_json, depth_option, queries_option
+from cra.services.cli.replicas import BASE
+from cra.services.cli.towers import Towers
 from cra.shared.adapters.release_store import S3ReleaseStore
-from cra.shared.client import SearchClient
-from cra.shared.console import err, examples, out
+from cra.shared.console import examples, out, print_json, warn
 from cra.shared.errors import CraError, NotFoundError
-from cra.shared.releases import Choice, Pointer
+from cra.shared.ports import Models
+from cra.shared.releases import Pointer
 from cra.shared.settings import Settings
 
-ACTIVE_WITHIN: Final = 10.0
-"""Seconds."""
-LOADED_WITHIN: Final = 120.0
-"""Seconds."""
-ASKED_AT_ONCE: Final = 8
 MOVERS_SHOWN: Final = 5
-
-_wait = click.option(
-    "--wait/--no-wait", default=True, help="Return once every replica follows; the default."
-)
 
 
 @click.group(
@@ -55,49 +45,68 @@ def releases() -> None:
 def list_releases(settings: Settings, as_json: bool) -> None:
     """List what is published, and how far the embedding service is with each."""
     store = S3ReleaseStore(settings)
-    models, problem = ask_any(settings)
     try:
         published, pointer = store.list(), store.pointer()
     except NotFoundError:  # no bucket: nothing was ever published
         published, pointer = [], Pointer()
-    known = {one.name: one for one in models.releases} if models else {}
     rows: list[dict[str, Any]] = []
-    if models:
-        base = known.get(models.base_release)
+    problems: list[str] = []
+    served: list[Models] = []
+    answering: Models | None = None
+    try:
+        with Towers(settings) as towers:
+            served = [one.any for one in towers.all]
+            answering = towers.answering(pointer) if len(served) > 1 else served[0]
+            problems = [
+                *towers.problems,
+                *(
+                    one.releases_problem
+                    for one in served
+                    if one.releases_problem and not towers.stands_by(one)
+                ),
+            ]
+    except CraError as error:
+        problems = [error.message]
+    for models in served:
+        base = models.release(models.base_release)
         rows.append(
             {
                 "name": models.base_release,
-                "active": base is not None and base.active,
+                "active": models is answering and base is not None and base.active,
                 "state": BASE,
                 "problem": "",
                 "image_tower": models.image_tower.fingerprint,
             }
         )
     for one in published:
-        served = known.get(one.name)
-        row: dict[str, Any] = {
-            "name": one.name,
-            "active": served.active if served else pointer.release == one.name,
-            "state": served.state.value if served else "unknown",
-            "problem": served.problem if served else "",
-            "published_at": one.published_at.isoformat(),
-        }
+        row: dict[str, Any] = {"name": one.name, "problem": ""}
         try:
-            row |= store.manifest(one.name).model_dump(mode="json", exclude={"config", "files"})
+            about = store.manifest(one.name).model_dump(mode="json", exclude={"config", "files"})
         except CraError as error:
-            row["problem"] = row["problem"] or error.message
+            about = {"problem": error.message}
+        owner = _owner(served, about.get("image_tower", ""))
+        known = owner.release(one.name) if owner else None
+        row |= {
+            "active": known.active and owner is answering if known else pointer.release == one.name,
+            "state": known.state.value if known else "unknown",
+            "published_at": one.published_at.isoformat(),
+            **about,
+        }
+        if known and known.problem:
+            row["problem"] = known.problem
         rows.append(row)
     if as_json:
-        _print_json({"releases": rows, "pointer": pointer.model_dump(mode="json")})
+        print_json({"releases": rows, "pointer": pointer.model_dump(mode="json")})
         return
     table = Table()
-    for column in ("release", "active", "state", "normalizer", "pairs", "created"):
+    for column in ("release", "active", "state", "image tower", "normalizer", "pairs", "created"):
         table.add_column(column, no_wrap=column == "release", overflow="fold")
     for row in rows:
         table.add_row(
             row["name"],
             "active" if row["active"] else "",
             row["state"],
+            row.get("image_tower", ""),
             row.get("normalizer", ""),
             str(row.get("data", {}).get("pairs", "")),
             _minute(row.get("created_at", "")),
@@ -105,11 +114,16 @@ def list_releases(settings: Settings, as_json: bool) -> None:
     out.print(table)
     for row in rows:
         if row["problem"]:
-            _warn(row["name"], row["problem"])
-    if models is None:
-        _warn("what is loaded is unknown", problem)
-    elif models.releases_problem:
-        _warn("the embedding service says", models.releases_problem)
+            warn(row["name"], row["problem"])
+    for problem in problems:
+        warn("the embedding service says" if served else "what is loaded is unknown", problem)
+
+
+def _owner(served: Sequence[Models], image_tower: str) -> Models | None:
+    """Return what serves an image tower; who is alone says what is known of all releases."""
+    if len(served) == 1:
+        return served[0]
+    return next((one for one in served if one.image_tower.fingerprint == image_tower), None)
 
 
 @releases.command(epilog=examples("cra releases publish .data/releases/halls-0a1b2c3d"))
@@ -120,69 +134,13 @@ def publish(settings: Settings, path: Path, as_json: bool) -> None:
     """Check the release in the folder PATH and copy it into the bucket of releases."""
     release = S3ReleaseStore(settings).publish(path)
     if as_json:
-        _print_json({"name": release.name, "bucket": settings.releases_bucket})
+        print_json({"name": release.name, "bucket": settings.releases_bucket})
     else:
         out.print(f"published {release.name} in {settings.releases_bucket}")
 
 
-@releases.command(epilog=examples("cra releases activate halls-0a1b2c3d"))
-@click.argument("name", type=ReleaseName())
-@_wait
-@as_json
-@click.pass_obj
-def activate(settings: Settings, name: str, wait: bool, as_json: bool) -> None:
-    """Let NAME answer from now on; `base` is the model's own text tower."""
-    if not name:
-        raise click.UsageError("NAME is empty; `base` is the model's own text tower")
-    store = S3ReleaseStore(settings)
-    with Replicas(settings) as replicas:
-        bases = {models.base_release for models in replicas.models.values()}
-        choice = Choice(release="" if name in {BASE, *bases} else name)
-        _check(choice, store, replicas, wait)
-        began = time.monotonic()
-        pointer = store.activate(choice.release, replicas.any.image_tower.fingerprint)
-        _report(pointer, replicas, began, wait, as_json)
-
-
-@releases.command(epilog=examples("cra releases rollback"))
-@_wait
-@as_json
-@click.pass_obj
-def rollback(settings: Settings, wait: bool, as_json: bool) -> None:
-    """Go back to what was active before; again: to what was before that."""
-    store = S3ReleaseStore(settings)
-    with Replicas(settings) as replicas:
-        _check(store.pointer().rolled_back(), store, replicas, wait)
-        began = time.monotonic()
-        pointer = store.rollback()
-        _report(pointer, replicas, began, wait, as_json)
-
-
-def _check(choice: Choice, store: S3ReleaseStore, replicas: Replicas, wait: bool) -> None:
-    """Raise what would keep a choice from coming into force, before it is made."""
-    if not choice.release:
-        return
-    replicas.check_fit(choice.release, store.manifest(choice.release))
-    replicas.check_refused(choice.release)
-    if wait:
-        # All of them first, so that no query waits for one that is behind.
-        replicas.wait_loaded(choice.release, LOADED_WITHIN)
-
-
-def _report(pointer: Pointer, replicas: Replicas, began: float, wait: bool, as_json: bool) -> None:
-    """Wait until a choice is in force, and say how long that took."""
-    name = pointer.release or replicas.any.base_release
-    if wait:
-        replicas.wait_active(pointer.release, pointer.version, ACTIVE_WITHIN)
-    seconds = round(time.monotonic() - began, 2)
-    count = len(replicas.models)
-    if as_json:
-        report = {"release": name, "version": pointer.version, "replicas": count}
-        _print_json({**report, "seconds": seconds if wait else None})
-    elif wait:
-        out.print(f"{name} is active on {count} replica{'s'[: count - 1]} after {seconds:.1f} s")
-    else:
-        out.print(f"{name} is to be active (version {pointer.version})")
+releases.add_command(activate)
+releases.add_command(rollback)
 
 
 @releases.command(epilog=examples("cra releases remove halls-0a1b2c3d --yes"))
@@ -201,7 +159,7 @@ def remove(settings: Settings, name: str, yes: bool, as_json: bool) -> None:
         click.confirm(f"remove {name} from {settings.releases_bucket}?", abort=True, err=True)
     store.remove(name)
     if as_json:
-        _print_json({"name": name, "bucket": settings.releases_bucket})
+        print_json({"name": name, "bucket": settings.releases_bucket})
     else:
         out.print(f"removed {name} from {settings.releases_bucket}")
 
@@ -215,13 +173,9 @@ def remove(settings: Settings, name: str, yes: bool, as_json: bool) -> None:
 )
 @click.argument("first", type=ReleaseName())
 @click.argument("second", type=ReleaseName())
-@click.option(
-    "--queries",
-    type=click.File(encoding="utf-8"),
-    help='A query a line: a text, or {"text": …, "image_ids": […]}.',
-)
+@queries_option
 @click.option("-q", "--query", "texts", multiple=True, metavar="TEXT", help="May be repeated.")
-@click.option("-k", default=20, show_default=True, type=click.IntRange(1, 200))
+@depth_option
 @click.option("--each", is_flag=True, help="Show each query too.")
 @as_json
 @click.pass_obj
@@ -242,28 +196,12 @@ def compare_releases(
     asked = [*read_queries(queries or ()), *map(Asked, texts)]
     if not asked:
         raise click.UsageError("give --queries FILE or -q TEXT")
-    names = [real_name(settings, name) for name in (first, second)]
-    with Replicas(settings) as replicas:
-        for name in names:
-            if name != replicas.any.base_release:
-                S3ReleaseStore(settings).manifest(name)  # a name that is none is not waited for
-                replicas.wait_loaded(name, LOADED_WITHIN)
-    with SearchClient.of(settings, timeout=30) as client:
-
-        def ask(query: Asked) -> Compared:
-            before, after = (
-                [hit.image_id for hit in client.search(query.text, top_k=k, text_release=name).hits]
-                for name in names
-            )
-            return compare(query, before, after, k)
-
-        with (
-            Progress(console=err, disable=as_json, transient=True) as bar,
-            ThreadPoolExecutor(ASKED_AT_ONCE) as pool,
-        ):
-            results = list(bar.track(pool.map(ask, asked), total=len(asked), description="asked"))
+    store = S3ReleaseStore(settings)
+    with Towers(settings) as towers:
+        names = [towers.prepare(name, store) for name in (first, second)]
+    results = ask_both(settings, asked, names, k, quiet=as_json)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "releases": names,
                 "k": k,
@@ -310,11 +248,3 @@ def _number(value: float | None) -> str:
 
 def _minute(stamp: str) -> str:
     return f"{datetime.fromisoformat(stamp):%Y-%m-%d %H:%M}" if stamp else ""
-
-
-def _warn(about: str, problem: str) -> None:
-    err.print(Text.assemble((about, "yellow"), f": {problem}"))
-
-
-def _print_json(content: Any) -> None:
-    click.echo(json.dumps(content, ensure_ascii=False, indent=2))

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import Final, Self
 
 from cra.shared.adapters.remote_encoder import RemoteEncoder
-from cra.shared.errors import CraError, FailedPreconditionError, UnavailableError
+from cra.shared.errors import FailedPreconditionError, UnavailableError
 from cra.shared.ports import Models, ReleaseState
 from cra.shared.releases import Manifest
 from cra.shared.settings import Settings
 
 BASE: Final = "base"
 """Stands for the model's own text tower, whatever its name."""
+LOADED_WITHIN: Final = 120.0
+"""Seconds for a release to be loaded."""
 ASK_AGAIN: Final = 0.1
 """Seconds between two rounds of questions."""
 ANSWERS_WITHIN: Final = 5.0
@@ -55,6 +57,7 @@ class Replicas:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self.at: Final = settings.embedding_target
         self._encoders = {
             address: RemoteEncoder.of(settings, address, ANSWERS_WITHIN)
             for address in addresses(settings.embedding_target)
@@ -79,8 +82,17 @@ class Replicas:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the channels."""
         for encoder in self._encoders.values():
             encoder.close()
+
+    @property
+    def fingerprint(self) -> str:
+        """The image tower that one of them serves."""
+        return self.any.image_tower.fingerprint
 
     @property
     def any(self) -> Models:
@@ -166,24 +178,3 @@ class Replicas:
                 )
                 raise UnavailableError(f"not every replica {what} after {seconds:g} s: {reasons}")
             pause.wait(ASK_AGAIN)
-
-
-def ask_any(settings: Settings) -> tuple[Models | None, str]:
-    """Return what one replica serves, or why none can say."""
-    try:
-        with Replicas(settings) as replicas:
-            return replicas.any, ""
-    except CraError as error:
-        return None, error.message
-
-
-def real_name(settings: Settings, release: str) -> str:
-    """Return a release's name, that of the model's own text tower for `base`.
-
-    Raises:
-        UnavailableError: that is asked for, and no replica answers.
-    """
-    if release != BASE:
-        return release
-    with Replicas(settings) as replicas:
-        return replicas.any.base_release

@@ -12,7 +12,7 @@ from rich.table import Table
 from cra.search.v1 import search_pb2 as pb
 from cra.services.cli.options import BucketName, Moment, Number, as_json, metadata_option
 from cra.services.cli.page import fetch_thumbnails, render
-from cra.services.cli.replicas import real_name
+from cra.services.cli.towers import real_name
 from cra.shared.client import SearchClient
 from cra.shared.console import count, err, examples, out, print_message, table
 from cra.shared.settings import Settings

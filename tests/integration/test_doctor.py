@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import redis
 from pydantic import SecretStr
 
-from cra.services.cli import part_checks
+from cra.services.cli import embedding_checks, part_checks
 from cra.services.cli.findings import Facts, Finding, State
 from cra.services.cli.probe import event_path
 from cra.shared.adapters.object_store import connect
@@ -79,7 +79,7 @@ def test_towers_and_releases_are_compared(world: World) -> None:
     facts = Facts()
     here = world.settings
     assert State.WRONG not in states(part_checks.object_store(here, facts))
-    assert states(part_checks.embedding(here, facts)) == [State.OK, State.OK]
+    assert states(embedding_checks.embedding(here, facts)) == [State.OK, State.OK]
     assert states(part_checks.gateway(here, facts)) == [State.OK]
     assert len(facts.towers) == 3
     assert len(facts.releases) == 4

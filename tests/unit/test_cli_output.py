@@ -11,7 +11,7 @@ from cra.search.v1 import search_pb2 as search
 from cra.services.cli.comparison import Compared, Mover
 from cra.services.cli.group import cra
 from cra.services.cli.ingest import _counts, _failures
-from cra.services.cli.releases import _table_of_queries, _warn
+from cra.services.cli.releases import _table_of_queries
 from cra.services.cli.search import hits_table, notes, print_urls
 from cra.shared import console
 
@@ -42,7 +42,7 @@ def test_names_are_no_markup(name: str, capsys: pytest.CaptureFixture[str]) -> N
     assert f"images/{name}" in printed(_failures([failure]), capsys)
     compared = Compared(name, 0.5, None, [Mover(f"i/{name}", 2, 1, 1)], None)
     assert f"i/{name}" in printed(_table_of_queries([compared], 20), capsys)
-    _warn(name, name)
+    console.warn(name, name)
     assert f"{name}: {name}" in capsys.readouterr().err
 
 

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import SecretStr
 
-from cra.services.cli import checks, part_checks
+from cra.services.cli import checks, embedding_checks, part_checks
 from cra.services.cli.findings import Facts, Finding, State, host_of, is_local
 from cra.services.cli.group import cra
 from cra.shared.client import SERVICE
@@ -226,7 +226,7 @@ def test_parts_that_are_down_are_wrong() -> None:
         part_checks.object_store,
         part_checks.milvus,
         part_checks.broker,
-        part_checks.embedding,
+        embedding_checks.embedding,
         part_checks.gateway,
         part_checks.index,
         part_checks.events,
@@ -244,7 +244,7 @@ def test_what_is_not_set_is_not_asked() -> None:
     for check in (
         part_checks.milvus,
         part_checks.broker,
-        part_checks.embedding,
+        embedding_checks.embedding,
         part_checks.events,
     ):
         assert [state for state, _ in states(check(bare, Facts()))] == ["skipped"], check
@@ -276,17 +276,30 @@ def test_probe_is_not_recommended_to_who_gives_it() -> None:
 
 def test_parts_that_disagree_are_told() -> None:
     """More than one image tower or active release is wrong, and every part's own is named."""
-    facts = Facts({"embedding": "aa", "gateway": "aa", "ingest": "bb"}, {"gateway": "r1"})
+    facts = Facts({"embedding": "aa", "gateway": "aa", "ingest": "bb"}, releases={"gateway": "r1"})
     told = states(part_checks.agreement(settings(), facts))
     assert told == [
         ("wrong", "more than one image tower: embedding: aa, gateway: aa, ingest: bb"),
         ("skipped", "fewer than two parts name the active release"),
     ]
-    facts = Facts({"embedding": "aa", "gateway": "aa"}, {"gateway": "r1", "the pointer": "r2"})
+    facts = Facts(
+        {"embedding": "aa", "gateway": "aa"}, releases={"gateway": "r1", "the pointer": "r2"}
+    )
     assert [state for state, _ in states(part_checks.agreement(settings(), facts))] == [
         "ok",
         "wrong",
     ]
+
+
+def test_ingest_may_fill_the_image_tower_that_stands_by() -> None:
+    """While an image tower moves two are named, by ingest alone; a gateway that is behind is wrong.
+
+    Break: compare `facts.towers` in `agreement`.
+    """
+    facts = Facts({"embedding": "aa", "gateway": "aa", "ingest": "bb"}, stand_by={"bb"})
+    assert states(part_checks.agreement(settings(), facts))[0] == ("ok", "one image tower: aa")
+    facts.towers["gateway"] = "bb"
+    assert states(part_checks.agreement(settings(), facts))[0][0] == "wrong"
 
 
 def test_embedding_is_asked_for_its_towers_and_a_text() -> None:
@@ -297,7 +310,7 @@ def test_embedding_is_asked_for_its_towers_and_a_text() -> None:
     with embedding.running(service_token="right") as service:
         there = settings(embedding_target=service.target, service_token="right")
         facts = Facts()
-        told = states(part_checks.embedding(there, facts))
+        told = states(embedding_checks.embedding(there, facts))
         assert [state for state, _ in told] == ["wrong", "ok"]
         assert "does not follow the bucket of releases" in told[0][1]
         assert "serves colours on cpu" in told[1][1]
@@ -305,9 +318,35 @@ def test_embedding_is_asked_for_its_towers_and_a_text() -> None:
         assert set(facts.releases.values()) == {"colours-1"}
         assert facts.dimension == service.towers.info.dimension
         stranger = settings(embedding_target=service.target, service_token="wrong")
-        ((state, _),) = states(part_checks.embedding(stranger, Facts()))
+        ((state, _),) = states(embedding_checks.embedding(stranger, Facts()))
         assert state == "wrong"
         service.towers.broken = RuntimeError("broken")
-        told = states(part_checks.embedding(there, Facts()))
+        told = states(embedding_checks.embedding(there, Facts()))
         assert [state for state, _ in told] == ["wrong", "ok", "wrong"]
         assert "it encodes no text" in told[2][1]
+
+
+def test_a_second_image_tower_is_asked_too() -> None:
+    """What stands by is told as that and not compared; one that is down is wrong.
+
+    Break: return False in `Towers.stands_by`.
+    """
+    new = embedding.ColourTowers(image_tower="0" * 16, release="new-00000000")
+    with embedding.running() as first, embedding.running(new) as other:
+        there = settings(embedding_target=first.target, other_embedding_target=other.target)
+        facts = Facts()
+        told = states(embedding_checks.embedding(there, facts))
+        assert sum("stands by with the image tower 0000" in words for _, words in told) == 1
+        assert facts.towers == {"embedding": embedding.TOWER}
+        assert facts.stand_by == {"0" * 16}
+        new.broken = RuntimeError("broken")
+        told = states(embedding_checks.embedding(there, Facts()))
+        assert "it encodes no text" in told[-1][1]
+    (port,) = free_ports(1)
+    with embedding.running() as first:
+        there = settings(
+            embedding_target=first.target, other_embedding_target=f"ipv4:127.0.0.1:{port}"
+        )
+        told = states(embedding_checks.embedding(there, Facts()))
+        assert told[0][0] == "wrong"
+        assert str(port) in told[0][1]
