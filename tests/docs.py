@@ -32,6 +32,9 @@ NOT_RUN: Final = {
     r"cra train .*": "takes minutes by its defaults; tests/integration/test_train_command.py",
     r"cra evaluate .*": "needs what `cra train` leaves; tests/unit/test_evaluation_command.py",
     r"cra releases (publish|activate) RELEASE": "docs/operations.md has the same with names",
+    r"cra releases (compare OLD|activate) NEW --queries .*": (
+        "needs two embedding services; tests/e2e/test_moving.py"
+    ),
     r"grpcurl .*": "is no part of any installation; tests/e2e/test_stack.py asks reflection",
     r"cra --env-file deploy/compose/operator\.env .*": "needs what compose runs; tests/containers",
     r"mc mirror .*": "is a tool of others, for a store of others",
