@@ -159,14 +159,6 @@ class VectorStore(Protocol):
         """
         ...
 
-    def count(self, image_tower: str) -> int:
-        """Return how many images are in the collection, every finished write included.
-
-        Raises:
-            FailedPreconditionError: the image tower has no collection.
-        """
-        ...
-
 
 class ReleaseStore(Protocol):
     """Published releases, and the pointer that says which one is active."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import logging
 import os
 import tempfile
@@ -10,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import click
 from rich.progress import (
@@ -28,7 +27,7 @@ from cra.services.cli import index_file
 from cra.services.cli.index_file import Header
 from cra.services.cli.options import TowerName, as_json
 from cra.shared.adapters.remote_encoder import RemoteEncoder
-from cra.shared.console import count, err, examples, out
+from cra.shared.console import count, err, examples, out, print_json
 from cra.shared.domain import IndexedImage
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.ports import ImageTowerInfo, VectorStore
@@ -86,8 +85,14 @@ def save(settings: Settings, file: Path, image_tower: str | None, as_json: bool)
             saved = index_file.write(raw, header, images)
     seconds, size = time.monotonic() - began, file.stat().st_size
     if as_json:
-        _print_json(
-            file=str(file), image_tower=tower, images=saved, bytes=size, seconds=round(seconds, 3)
+        print_json(
+            {
+                "file": str(file),
+                "image_tower": tower,
+                "images": saved,
+                "bytes": size,
+                "seconds": round(seconds, 3),
+            }
         )
         return
     out.print(
@@ -133,14 +138,16 @@ def load(settings: Settings, file: Path, image_tower: str | None, as_json: bool)
             raise FailedPreconditionError(f"{file}: {error.message}") from error
     seconds = time.monotonic() - began
     if as_json:
-        _print_json(
-            file=str(file),
-            image_tower=header.image_tower,
-            saved_at=header.saved_at.isoformat(),
-            images=total,
-            written=written,
-            kept=total - written,
-            seconds=round(seconds, 3),
+        print_json(
+            {
+                "file": str(file),
+                "image_tower": header.image_tower,
+                "saved_at": header.saved_at.isoformat(),
+                "images": total,
+                "written": written,
+                "kept": total - written,
+                "seconds": round(seconds, 3),
+            }
         )
         return
     out.print(
@@ -260,7 +267,3 @@ def _progress(as_json: bool, done: ProgressColumn) -> Progress:
         disable=as_json or not err.is_terminal,
         transient=True,
     )
-
-
-def _print_json(**fields: Any) -> None:
-    click.echo(json.dumps(fields, ensure_ascii=False))

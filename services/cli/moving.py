@@ -80,16 +80,11 @@ def count_images(settings: Settings, old: str, new: str) -> Filled:
     """Count what the collections of two image towers hold.
 
     Raises:
-        FailedPreconditionError: what speaks to Milvus is not installed.
         UnavailableError: Milvus does not answer.
     """
-    try:
-        # Not at the top: `cra` is installed without it.
-        from cra.shared.adapters.vector_store import MilvusVectorStore  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise FailedPreconditionError(
-            f"{error}: the collections cannot be counted; pip install 'cra[gateway]', or --force"
-        ) from error
+    # Not at the top: other commands need not wait for pymilvus and pandas.
+    from cra.shared.adapters.vector_store import MilvusVectorStore  # noqa: PLC0415
+
     store = MilvusVectorStore(settings)
 
     def count(image_tower: str) -> int:

@@ -252,15 +252,6 @@ class MilvusVectorStore:
         for row in self._every(image_tower, [*_RECORD, "vector"], IMAGES_READ_TOGETHER):
             yield _image(row)
 
-    def count(self, image_tower: str) -> int:
-        (row,) = self._call(
-            "query",
-            collection_name(image_tower),
-            output_fields=["count(*)"],
-            consistency_level="Strong",
-        )
-        return int(row["count(*)"])
-
     def _every(self, image_tower: str, fields: list[str], together: int) -> Iterator[Any]:
         # Waits until the server has seen every write; the iterator itself, though asked for
         # strong consistency, was seen missing the last ones.
