@@ -30,8 +30,17 @@ MAX_MESSAGE_BYTES: Final = {
 LIVENESS: Final = "cra.liveness"
 """Name under which standard health says whether a process works, whatever it depends on."""
 
-KEEPALIVE: Final = 30.0
-"""Seconds of silence after which either end asks whether the other is still there."""
+KEEPALIVE: Final = 3.0
+"""Seconds without a word from a server that owes an answer, after which its caller asks whether it
+is still there."""
+
+GONE: Final = 3.0
+"""Seconds without an answer to that, or to any bytes, after which it is not: its calls are tried
+elsewhere. A machine that is cut off refuses nothing, so nothing else tells before the deadline."""
+
+CONNECTS_WITHIN: Final = 5.0
+"""Seconds for a connection; then another is begun, since one that was begun while a machine was cut
+off goes on ever more slowly."""
 
 CODES: Final[dict[type[errors.CraError], grpc.StatusCode]] = {
     errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -331,7 +340,8 @@ def open_channel(
 ) -> grpc.Channel:
     """Open a channel to a service, balanced over its replicas; it connects when first used.
 
-    Calls that find no server are tried again up to four times, as long as their deadline allows.
+    Calls that find no server, or whose server is gone, are tried again up to four times, as long as
+    their deadline allows; a server that falls silent is gone after `KEEPALIVE` and `GONE`.
 
     Args:
         target: such as `dns:///gateway:50051`.
@@ -367,6 +377,9 @@ def open_channel(
         ("grpc.max_send_message_length", limit),
         ("grpc.max_receive_message_length", limit),
         ("grpc.keepalive_time_ms", round(KEEPALIVE * 1000)),
+        ("grpc.keepalive_timeout_ms", round(GONE * 1000)),
+        ("grpc.http2.max_pings_without_data", 0),  # however long an answer takes
+        ("grpc.min_reconnect_backoff_ms", round(CONNECTS_WITHIN * 1000)),
         # A server that is back is found again before the last try of a call that needs it, so
         # that the next one may be restarted; the default waits two minutes.
         ("grpc.initial_reconnect_backoff_ms", 100),

@@ -74,6 +74,9 @@ ARRIVES_WITHIN: Final = 10.0
 PATIENCE: Final = 1.0
 """Seconds that a message may take however many others are awaited."""
 
+QUIET: Final = 30.0
+"""Seconds of silence after which a server asks whether a caller who awaits an answer is there."""
+
 SWEPT_EVERY: Final = 0.5
 """Seconds between two looks at the calls whose message is awaited."""
 
@@ -535,7 +538,7 @@ class Server:
                 ("grpc.max_receive_message_length", limit),
                 # A connection that says nothing, at its start or later, is no connection.
                 ("grpc.server_handshake_timeout_ms", round(ARRIVES_WITHIN * 1000)),
-                ("grpc.keepalive_time_ms", round(rpc.KEEPALIVE * 1000)),
+                ("grpc.keepalive_time_ms", round(QUIET * 1000)),
                 ("grpc.keepalive_timeout_ms", round(ARRIVES_WITHIN * 1000)),
                 ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
                 # Our own channels ask so often; a server ends the connection of one that asks more.

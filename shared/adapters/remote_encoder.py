@@ -29,8 +29,9 @@ from cra.shared.tls import ClientTls
 
 SERVICE = "cra.embedding.v1.EmbeddingService"
 
-MODELS_WITHIN = 5.0
-"""Seconds for what is a look-up in the service's memory; every query waits for it now and then."""
+MODELS_WITHIN = rpc.KEEPALIVE + rpc.GONE + 2.0
+"""Seconds for what is a look-up in the service's memory; every query waits for it now and then.
+Enough to notice that a replica has fallen silent, and to ask another."""
 
 _ERRORS: Final = DEPENDENCY_ERRORS.labels("embedding")
 _OUTAGE: Final = {
