@@ -95,10 +95,17 @@ class Releases:
         self._folder.cleanup()
 
     def check(self) -> None:
-        """Raise UnavailableError until the release that was active at the start has come to be."""
+        """Raise UnavailableError until the release that was active at the start has come to be.
+
+        Who asks for whichever is active is told so too: other replicas answer with it already, and
+        a caller's channel tries those.
+        """
         with self._changed:
-            if not self._shelf.settled:
-                raise UnavailableError("the active text release is still being loaded")
+            self._check()
+
+    def _check(self) -> None:
+        if not self._shelf.settled:
+            raise UnavailableError("the active text release is still being loaded")
 
     @property
     def active(self) -> str:
@@ -107,8 +114,9 @@ class Releases:
             return self._shelf.active
 
     def served(self) -> Served:
-        """Return what is served now."""
+        """Return what is served now; raise UnavailableError as `check` does."""
         with self._changed:
+            self._check()
             return self._shelf.served()
 
     @contextmanager
@@ -125,6 +133,8 @@ class Releases:
             UnavailableError: it is still being loaded, or the bucket does not answer.
         """
         with self._changed:
+            if not asked:
+                self._check()
             name = asked or self._shelf.active
             if self._shelf.state(name) is not ReleaseState.LOADED:
                 self._await(name, time.monotonic() + seconds)

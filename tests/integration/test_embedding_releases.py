@@ -366,3 +366,27 @@ def test_a_start_waits_for_the_active_release(
     store.activate(release.name, TOWER)
     with running(**of_store(releases_s3)) as service:
         assert service.encoder.embed_texts(["红"]).text_release == release.name
+
+
+def test_a_start_answers_with_no_other_release_meanwhile(
+    releases_s3: Settings, publish: Callable[..., Release], store: S3ReleaseStore
+) -> None:
+    """Until the active release is here, who names none is told to ask another replica.
+
+    *Break:* without `_check` in `use` and `served`, the model's own release answers, and a gateway
+    takes it for the active one.
+    """
+    release = publish("first")
+    store.activate(release.name, TOWER)
+    service = Service(Settings(**of_store(releases_s3)))
+    service.server.start()
+    try:
+        for ask in (service.encoder.models, lambda: service.encoder.embed_texts(["红"])):
+            with pytest.raises(UnavailableError, match="still being loaded"):
+                ask()
+        assert service.encoder.embed_texts(["红"], BASE).text_release == BASE
+        service.releases.start()
+        wait_until(lambda: service.health() == "SERVING")
+        assert active(service) == release.name
+    finally:
+        service.close()
