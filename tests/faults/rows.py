@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tests.faults.faults import FAULTS, Fault
 from tests.faults.stand import Stand
-from tests.faults.traffic import BAD_EVERY, FOUND, Askers, Writer
+from tests.faults.traffic import BAD_EVERY, Askers, Writer
 from tests.servers import wait_until
 
 HEALS_WITHIN: Final = 120.0
@@ -22,8 +22,6 @@ SETTLING: Final = 5.0
 """Seconds of writing before a fault, and after it."""
 FASTEST: Final = 60.0
 """Operations a second of the writer."""
-SAMPLE: Final = 20
-"""Objects that are looked for by their own pictures in the end."""
 
 
 @dataclass
@@ -101,7 +99,7 @@ def run(stand: Stand, fault: Fault, operations: int, heals_within: float = HEALS
     row.problems += list(dict.fromkeys(answers.wrong))[:5]
     if not fault.names and answers.failed:
         row.problems.append(f"queries failed though all that they need lives: {row.told}")
-    row.problems += _not_found(stand)
+    row.problems += stand.not_found()
     return row
 
 
@@ -121,20 +119,6 @@ def _hit(stand: Stand, fault: Fault) -> float:
         hit.close()
     wait_until(lambda: not stand.missing(), "every part is back", BACK_WITHIN, every=0.5)
     return time.monotonic() - began
-
-
-def _not_found(stand: Stand) -> list[str]:
-    """Look for some of what is there by its own picture, now that all is well."""
-    good = [key for key, content in sorted(stand.record.there.items()) if content.good]
-    problems = []
-    for key in good[:: max(1, len(good) // SAMPLE)]:
-        try:
-            hits = stand.stack.search.search(image=stand.record.there[key].data, top_k=5).hits
-        except Exception as error:
-            return [f"queries fail in the end: {error}"]
-        if not any(hit.key == key and hit.score > FOUND for hit in hits):
-            problems.append(f"{key} is not found in the end")
-    return problems
 
 
 def markdown(rows: Iterable[dict[str, Any]], about: dict[str, str]) -> str:

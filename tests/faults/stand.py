@@ -1,25 +1,16 @@
-"""The local stack as a thing to break: its processes, its networks, its disk, and counts of ours.
-
-Counts are taken beside the services, from the bucket, the index and the failure list themselves,
-and compared with what the writer knows must be there.
-"""
+"""The local stack as a thing to break: its processes, its networks, its disk."""
 
 import contextlib
 import os
 import signal
 import subprocess
-import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import grpc
 import psutil
 import redis
 
-from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.shared.adapters.object_store import connect
 from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.domain import ObjectRef
@@ -29,7 +20,8 @@ from deploy.local.environment import LocalSettings
 from deploy.local.state import PartState, StateFile
 from tests.checkpoints import make_checkpoint
 from tests.faults.proxy import Proxy
-from tests.faults.traffic import BUCKET, Record, Writer
+from tests.faults.tally import Tally
+from tests.faults.traffic import BUCKET
 from tests.servers import free_ports, wait_until
 from tests.stack import Stack, local_stack
 
@@ -37,80 +29,34 @@ PARTS: Final = ("redis", "s3", "milvus", "embedding", "gateway", "ingest", "web"
 NETWORKS: Final = ("redis", "milvus", "s3", "embedding")
 """Servers that services reach through a network which can be broken."""
 
-ANCHORS: Final = 30
-COUNTS_APART: Final = 1.0
-"""Seconds between two counts."""
-
 DISK: Final = "6g"
 """Size of the disk while it is not full."""
 
 
-@dataclass
-class Sums:
-    """What is where, counted beside the services; each list should be as its name says."""
-
-    objects: int = 0
-    indexed: int = 0
-    """At the current ETag, once."""
-    failed: Counter[str] = field(default_factory=Counter)
-    """Objects on the failure list at their current ETag, by reason."""
-    lost: list[str] = field(default_factory=list)
-    """In the bucket, and neither indexed nor on the failure list at their current ETag."""
-    unkept: list[str] = field(default_factory=list)
-    """Acknowledged by the store, and not there as written; or deleted and there."""
-    duplicates: list[str] = field(default_factory=list)
-    orphans: list[str] = field(default_factory=list)
-    stale: list[str] = field(default_factory=list)
-    """Rows of another version than the object's, or of an object on the failure list."""
-    blamed: list[str] = field(default_factory=list)
-    """On the failure list with nothing wrong with them."""
-    status: str = ""
-    """In what GetStatus says otherwise."""
-
-    def problems(self) -> list[str]:
-        """Return what does not add up, in words."""
-        found = [
-            f"{len(keys)} {name}, such as {keys[0]}"
-            for name in ("lost", "unkept", "duplicates", "orphans", "stale", "blamed")
-            if (keys := getattr(self, name))
-        ]
-        return [*found, self.status] if self.status else found
-
-
-class Stand:
+class Stand(Tally):
     """A running stack, what was put into it, and the means to break it."""
 
     def __init__(
         self, stack: Stack, folder: Path, proxies: Mapping[str, Proxy], *, own_disk: bool = False
     ) -> None:
-        self.stack = stack
-        self.folder = folder
-        self.proxies = proxies
-        self.own_disk = own_disk
-        """The data folder is a disk of its own, which can be filled."""
-        self.record = Record()
-        self.anchors: dict[str, bytes] = {}
-        self._state = StateFile(folder)
         direct = stack.settings.model_copy(
             update={
                 "s3_endpoint": f"127.0.0.1:{stack.env['CRA_S3_PORT']}",
                 "milvus_uri": f"http://127.0.0.1:{stack.env['CRA_MILVUS_PORT']}",
             }
         )
-        self.bucket = connect(direct)
-        self.index = MilvusVectorStore(direct)
-        self.redis = redis.Redis(port=int(stack.env["CRA_REDIS_PORT"]), decode_responses=True)
+        line = redis.Redis(port=int(stack.env["CRA_REDIS_PORT"]), decode_responses=True)
+        super().__init__(stack, connect(direct), MilvusVectorStore(direct), line)
+        self.folder = folder
+        self.proxies = proxies
+        self.own_disk = own_disk
+        """The data folder is a disk of its own, which can be filled."""
+        self._state = StateFile(folder)
         self._local = LocalSettings(
             data_dir=folder,
             s3_port=int(stack.env["CRA_S3_PORT"]),
             milvus_port=int(stack.env["CRA_MILVUS_PORT"]),
         )
-        self.tower = stack.status().image_tower
-
-    def close(self) -> None:
-        """Close connections."""
-        self.index.close()
-        self.redis.close()
 
     # Its processes.
 
@@ -164,10 +110,6 @@ class Stand:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGCONT)
 
-    def in_mid_batch(self) -> None:
-        """Wait until a worker holds objects."""
-        wait_until(lambda: int(self.redis.zcard("cra:claimed")) > 0, "a worker is at work")
-
     # Its disk.
 
     def fill_disk(self) -> None:
@@ -197,131 +139,6 @@ class Stand:
         except CraError:
             missing.append("milvus")
         return sorted({*missing, *(set(PARTS) - running)})
-
-    def sums(self) -> Sums:
-        """Count everything.
-
-        Raises:
-            Exception: in the ways of each SDK, while a part does not answer.
-        """
-        sums = Sums()
-        listed = {
-            item.object_name or "": (item.etag or "").strip('"')
-            for item in self.bucket.list_objects(BUCKET, recursive=True)
-        }
-        wanted = {key: content.etag for key, content in self.record.there.items()}
-        sums.objects = len(listed)
-        sums.unkept = sorted(
-            key for key in {*listed, *wanted} if listed.get(key) != wanted.get(key)
-        )
-        rows = list(self.index.entries(self.tower))
-        keys = Counter(row.ref.key for row in rows)
-        sums.duplicates = [key for key, count in keys.items() if count > 1]
-        sums.orphans = [key for key in keys if key not in listed]
-        failures = {failure.image_id: failure for failure in self.failures()}
-        current = {
-            str(image_id).removeprefix(f"{BUCKET}/"): failure.reason
-            for image_id, failure in failures.items()
-            if failure.etag == listed.get(image_id.removeprefix(f"{BUCKET}/"))
-        }
-        sums.failed = Counter(current.values())
-        sums.stale = [
-            row.ref.key
-            for row in rows
-            if row.ref.key in current or row.version.etag != listed.get(row.ref.key, "")
-        ]
-        at_current = {row.ref.key for row in rows if row.version.etag == listed.get(row.ref.key)}
-        sums.indexed = len(at_current)
-        sums.lost = [key for key in listed if key not in at_current and key not in current]
-        sums.blamed = [key for key in current if key in self.record.there and self.good(key)]
-        status = self.stack.status()
-        said = (status.objects, status.indexed, status.failed)
-        left = (status.waiting, status.unaccounted, status.stale, status.orphaned)
-        ours = (sums.objects, sums.indexed, sum(sums.failed.values()))
-        if said != ours or any(left) or status.down:
-            sums.status = (
-                f"status says (objects, indexed, failed) {said}, counted are {ours}; waiting, "
-                f"unaccounted, stale, orphaned: {left}; down: {list(status.down)}"
-            )
-        return sums
-
-    def good(self, key: str) -> bool:
-        """Tell whether what is there is an image."""
-        return self.record.there[key].good
-
-    def failures(self) -> list[ingest.Failure]:
-        """Return the failure list."""
-        found: list[ingest.Failure] = []
-        token = ""
-        while True:
-            request = ingest.ListFailuresRequest(page_size=1000, page_token=token)
-            page = self.stack.ingest.ListFailures(request, timeout=20)
-            found += page.failures
-            token = page.next_page_token
-            if not token:
-                return found
-
-    def heal(self, seconds: float) -> tuple[Sums, float, list[str]]:
-        """Wait until everything adds up, or so many seconds; return counts, time and problems."""
-        began = time.monotonic()
-        sums, problems = Sums(), ["nothing could be counted"]
-
-        def healed() -> bool:
-            nonlocal sums, problems
-            try:
-                sums = self.sums()
-                problems = sums.problems()
-            except Exception as error:  # whatever does not answer yet
-                problems = [f"cannot be counted: {error!r}"]
-            return not problems
-
-        with contextlib.suppress(AssertionError):
-            wait_until(healed, "it adds up", seconds, every=COUNTS_APART)
-        return sums, time.monotonic() - began, problems
-
-    def indexed(self) -> set[str]:
-        """Return the keys in the index."""
-        return {entry.ref.key for entry in self.index.entries(self.tower)}
-
-    def next_reconcile(self) -> str:
-        """Wait until the next reconcile has ended; return why it stopped, if it did."""
-        asked = time.time()
-        found: list[ingest.ReconcileSummary] = []
-
-        def done() -> bool:
-            with contextlib.suppress(grpc.RpcError):
-                found[:] = [self.stack.status().last_reconcile]
-            return bool(found) and found[0].started_at.ToNanoseconds() / 1e9 > asked
-
-        wait_until(done, "the next reconcile", 150, every=COUNTS_APART)
-        return found[0].stopped
-
-    def delete_share(self, share: float) -> set[str]:
-        """Delete this share of what is there, anchors aside.
-
-        Returns the keys that were indexed, without those in line: a worker looks at them anyway.
-        """
-        keys = sorted(key for key in self.record.there if key not in self.anchors)
-        gone = set(keys[: round(share * len(keys))])
-        in_line = {
-            str(image_id).removeprefix(f"{BUCKET}/")
-            for line in ("cra:waiting", "cra:claimed")
-            for image_id in self.redis.zrange(line, 0, -1)
-        }
-        indexed = (gone & self.indexed()) - in_line
-        for key in gone:
-            Writer(self.bucket, self.record, 0, 0).delete(key)
-        return indexed
-
-    def fill(self) -> None:
-        """Put the anchors, which nobody changes, and wait until they are indexed."""
-        writer = Writer(self.bucket, self.record, 0, 0)
-        for number in range(ANCHORS):
-            key = f"anchors/{number}.jpg"
-            writer.put(key)
-            self.anchors[key] = self.record.there[key].data
-        _, _, problems = self.heal(120)
-        assert not problems, problems
 
 
 @contextlib.contextmanager

@@ -74,6 +74,8 @@ class Record:
 
     there: dict[str, Content] = field(default_factory=dict)
     puts: int = 0
+    overwrites: int = 0
+    """Of the puts, those of a key that was there."""
     deletions: int = 0
     seeds: int = 0
 
@@ -128,6 +130,7 @@ class Writer:
             lambda: self._bucket.put_object(BUCKET, key, io.BytesIO(data), len(data))
         ):
             record.puts += 1
+            record.overwrites += key in record.there
             record.there[key] = content
 
     def delete(self, key: str) -> None:
@@ -179,6 +182,10 @@ class Answers:
     """Empty or incomplete answers, and errors that are not honest."""
     told: Counter[str] = field(default_factory=Counter)
     """Messages of failures."""
+    slowest: float = 0.0
+    """Seconds."""
+    releases: set[str] = field(default_factory=set)
+    """That answered."""
 
 
 class Askers:
@@ -215,6 +222,7 @@ class Askers:
         turn = number
         while not self._stop.wait(PAUSE):
             turn += ASKERS
+            began = time.monotonic()
             try:
                 problem = self._ask(turn)
             except CraError as error:
@@ -224,12 +232,17 @@ class Askers:
                     self.answers.asked += 1
                     if problem:
                         self.answers.wrong.append(problem)
+            with self._lock:
+                self.answers.slowest = max(self.answers.slowest, time.monotonic() - began)
 
     def _ask(self, turn: int) -> str:
         """Ask one thing; return what is wrong with the answer."""
         if turn % 3 == 0:
             # Another text each time: what was remembered proves little.
-            found = len(self._client.search(f"红墙{turn}", top_k=5).hits)
+            answer = self._client.search(f"红墙{turn}", top_k=5)
+            found = len(answer.hits)
+            with self._lock:
+                self.answers.releases.add(answer.text_release)
             return "" if found == 5 else f"{found} of 5 hits for a text"
         key, data = self._anchors[turn % len(self._anchors)]
         hits = self._client.search(image=data, top_k=5).hits
