@@ -14,7 +14,7 @@ BESIDE := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down status test test-all check bad-inputs fuzz bench faults load containers \
+.PHONY: help demo up down status test test-all check bad-inputs fuzz bench faults load machines containers \
 	miniature ablation quality proto locks install .build/pb
 
 help: ## list the commands
@@ -59,6 +59,9 @@ faults: $(VENV)/.dev ## break every part of the stack while it works, in under a
 
 load: $(VENV)/.dev ## overload, restart and soak the services, in under 50 minutes; writes docs/load.md
 	@$(BIN)/python -m tests.load
+
+machines: $(VENV)/.dev ## kill and cut off one of two of everything, each with an address of its own, in under 30 minutes (Linux, root); writes docs/machines.md
+	@$(BIN)/python -m tests.machines
 
 containers: $(VENV)/.dev ## build every image, run compose and check it, with a Docker engine, in under 30 minutes; writes docs/containers.md
 	@$(BIN)/python -m tests.containers

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
@@ -24,6 +25,30 @@ from deploy.local.environment import LocalSettings, ports_of
 ROOT = Path(__file__).resolve().parents[1]
 NO_METRICS = {name: "0" for name in ports_of(Settings()) if name.endswith("_METRICS_PORT")}
 """Settings of services that run beside others of their kind, which want the same port."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server runs."""
+
+    host: str = "127.0.0.1"
+    """Address that it listens on."""
+    via: tuple[str, ...] = ()
+    """What its command begins with so that it runs there."""
+    taken: set[int] = field(default_factory=set)
+    """Ports of servers elsewhere, which nobody here sees."""
+
+    def ports(self, count: int) -> list[int]:
+        """Return ports that nobody listens on."""
+        if not self.via:
+            return free_ports(count)
+        found = [one for one in free_ports(count + len(self.taken)) if one not in self.taken]
+        self.taken.update(found[:count])
+        return found[:count]
+
+
+HERE = Place()
+
 STARTS_WITHIN = 120.0
 """Seconds. The Milvus server takes about 32 on quiet cores."""
 
@@ -107,36 +132,42 @@ def running(
             process.wait()
 
 
-def listens(port: int) -> bool:
+def listens(port: int, host: str = HERE.host) -> bool:
     """Tell whether somebody accepts connections."""
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0
 
 
 @contextlib.contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
+def redis_server(folder: Path, place: Place = HERE) -> Iterator[str]:
     """Run Redis with an append-only file; yield its URL."""
-    (port,) = free_ports(1)
-    command = [parts.redis_server(folder), "--port", str(port), "--bind", "127.0.0.1"]
+    (port,) = place.ports(1)
+    command = [*place.via, parts.redis_server(folder), "--port", str(port), "--bind", place.host]
     command += ["--dir", str(folder), "--appendonly", "yes", "--save", ""]
-    with running(command, folder, lambda: listens(port)):
-        url = f"redis://127.0.0.1:{port}/0"
+    if place is not HERE:  # whose address is as much out of the world's reach
+        command += ["--protected-mode", "no"]
+    with running(command, folder, lambda: listens(port, place.host)):
+        url = f"redis://{place.host}:{port}/0"
         with redis.Redis.from_url(url) as client:
             wait_until(lambda: bool(client.ping()), "Redis answers")
         yield url
 
 
 @contextlib.contextmanager
-def object_store(folder: Path, events_port: int | None = None) -> Iterator[Settings]:
+def object_store(
+    folder: Path, events_port: int | None = None, place: Place = HERE, events: str = ""
+) -> Iterator[Settings]:
     """Run SeaweedFS with the bucket `images`; yield settings that reach it.
 
     Args:
         folder: its data.
         events_port: port of the event receiver; if None, its events go nowhere.
+        place: where it runs.
+        events: URL of the receiver, instead of its port on loopback.
     """
-    ports = free_ports(3)
+    ports = place.ports(3)
     settings = Settings(
-        s3_endpoint=f"127.0.0.1:{ports[0]}",
+        s3_endpoint=f"{place.host}:{ports[0]}",
         s3_access_key="tests",
         s3_secret_key=SecretStr("tests-secret"),
         events_port=events_port or ports[1],
@@ -148,11 +179,11 @@ def object_store(folder: Path, events_port: int | None = None) -> Iterator[Setti
     users["admin"] = parts.S3User("tests", "tests-secret")
     command = [str(Path(sys.executable).parent / "weed"), "server"]
     command += [f"-options={folder}/s3/weed.options"]
-    command = ["sh", "-c", f'cd {folder}/s3 && exec "$@"', "sh", *command]
+    command = [*place.via, "sh", "-c", f'cd {folder}/s3 && exec "$@"', "sh", *command]
     client = connect(settings)
 
     def ready() -> bool:
-        if not listens(ports[0]):
+        if not listens(ports[0], place.host):
             return False
         try:
             if not client.bucket_exists("images"):
@@ -163,34 +194,35 @@ def object_store(folder: Path, events_port: int | None = None) -> Iterator[Setti
 
     with contextlib.ExitStack() as server:
         with starting():
-            parts.configure(settings, local, {"CRA_REDIS_PORT": str(ports[2])}, users)
+            env = {"CRA_REDIS_PORT": str(ports[2])}
+            parts.configure(settings, local, env, users, place.host, events)
             server.enter_context(running(command, folder, ready))
         yield settings
 
 
 @contextlib.contextmanager
-def milvus(folder: Path, kind: str) -> Iterator[str]:
+def milvus(folder: Path, kind: str, place: Place = HERE) -> Iterator[str]:
     """Run the Milvus server or Milvus Lite's; yield its URI."""
-    with milvus_process(folder, kind) as (uri, _):
+    with milvus_process(folder, kind, place) as (uri, _):
         yield uri
 
 
 @contextlib.contextmanager
-def milvus_process(folder: Path, kind: str) -> Iterator[tuple[str, int]]:
+def milvus_process(folder: Path, kind: str, place: Place = HERE) -> Iterator[tuple[str, int]]:
     """Run the Milvus server or Milvus Lite's; yield its URI and the process."""
-    (port,) = free_ports(1)
+    (port,) = place.ports(1)
     env = {
         "CRA_DATA_DIR": str(folder),
         "CRA_LOCAL_MILVUS": kind,
         "CRA_MILVUS_PORT": str(port),
     }
     (folder / "milvus").mkdir()
-    uri = f"http://127.0.0.1:{port}"
+    uri = f"http://{place.host}:{port}"
 
     def ready() -> bool:
         from pymilvus import MilvusClient
 
-        if not listens(port):
+        if not listens(port, place.host):
             return False
         try:
             client = MilvusClient(uri=uri, timeout=2, dedicated=True)
@@ -200,7 +232,11 @@ def milvus_process(folder: Path, kind: str) -> Iterator[tuple[str, int]]:
             return False
         return True
 
-    command = [sys.executable, "-m", "deploy.local.milvus"]
+    command = [*place.via, sys.executable, "-m", "deploy.local.milvus"]
+    if kind == "lite" and place is not HERE:  # the local stack binds it to loopback
+        lite = str(Path(sys.executable).parent / "milvus-lite")
+        command = [*place.via, lite, "server", "--host", place.host, "--port", str(port)]
+        command += ["--data-dir", str(folder / "milvus" / "lite")]
     with contextlib.ExitStack() as server:
         with starting():
             process = server.enter_context(running(command, folder, ready, env, patience=2.0))

@@ -169,13 +169,29 @@ def _major(program: str) -> int:
 
 
 def configure(
-    settings: Settings, local: LocalSettings, env: dict[str, str], users: Mapping[str, S3User]
+    settings: Settings,
+    local: LocalSettings,
+    env: dict[str, str],
+    users: Mapping[str, S3User],
+    host: str = "127.0.0.1",
+    events: str = "",
 ) -> None:
-    """Write the configuration of Redis and of the object store, and make the data folders."""
+    """Write the configuration of Redis and of the object store, and make the data folders.
+
+    Args:
+        settings: of the services.
+        local: of the stack.
+        env: of the stack; has the port of Redis.
+        users: of the object store.
+        host: address that the object store listens on.
+        events: where it sends events; to the port of the settings on this machine, if empty.
+    """
     for name in ("redis", "s3/logs", "milvus", "beat", "logs", "run"):
         (local.data / name).mkdir(parents=True, exist_ok=True)
     _configure_redis(local.data / "redis", int(env["CRA_REDIS_PORT"]))
-    _configure_s3(local.data / "s3", settings, local, int(env["CRA_REDIS_PORT"]), users)
+    events = events or f"http://127.0.0.1:{settings.events_port}/events"
+    redis_port = int(env["CRA_REDIS_PORT"])
+    _configure_s3(local.data / "s3", settings, local, redis_port, users, host, events)
 
 
 def _configure_redis(folder: Path, port: int) -> None:
@@ -199,12 +215,14 @@ def _configure_s3(
     local: LocalSettings,
     redis_port: int,
     users: Mapping[str, S3User],
+    host: str,
+    events: str,
 ) -> None:
     seaweedfs.configure(
         folder,
         settings,
         {role: (user.access_key, user.secret_key) for role, user in users.items()},
-        f"http://127.0.0.1:{settings.events_port}/events",
+        events,
     )
     data = folder / "data"
     data.mkdir(exist_ok=True)
@@ -215,8 +233,8 @@ def _configure_s3(
         *ports_of(settings).values(),
     }
     options: dict[str, str | int] = {
-        "ip": "127.0.0.1",
-        "ip.bind": "127.0.0.1",
+        "ip": host,
+        "ip.bind": host,
         "dir": str(data),
         "s3": "true",
         "s3.config": str(folder / "s3.json"),
