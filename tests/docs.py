@@ -28,7 +28,9 @@ NOT_RUN: Final = {
     ),
     r"(kubectl|helm) .*": "needs a cluster; tests/unit/test_k8s_*.py check what it is given",
     r"cra trace .*": "asks for services that are traced; tests/e2e/test_seeing.py",
-    r"docker compose .*": "needs Docker; tests/containers runs it where there is an engine",
+    r"(CRA_\w+=\S+ )*docker compose .*": (
+        "needs Docker; tests/containers runs it where there is an engine"
+    ),
     r"cra train .*": "takes minutes by its defaults; tests/integration/test_train_command.py",
     r"cra evaluate .*": "needs what `cra train` leaves; tests/unit/test_evaluation_command.py",
     r"cra releases (publish|activate) RELEASE": "docs/operations.md has the same with names",
