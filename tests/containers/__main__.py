@@ -1,27 +1,29 @@
 """Builds every image, brings compose up with a real Docker engine, and checks it from outside.
 
 Where no registry of images answers, other people's images are replaced by stand-ins of packages,
-and SeaweedFS takes MinIO's place. Writes docs/containers.md. Exits with 1 if something does not
+and SeaweedFS takes MinIO's place. All of it runs with docker-compose, then with `docker compose`,
+whichever are there. Writes docs/containers.md. Exits with 1 if something does not
 hold, and if there is no Docker engine: then nothing was checked.
 """
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from tests.bench.measure import machine
-from tests.containers import checks, report
+from tests.containers import checks, monitoring, report
+from tests.containers.checks import Row
 from tests.containers.engine import (
+    COMPOSES,
     Compose,
     NoEngineError,
     docker,
-    find_compose,
+    find_composes,
     find_engine,
     inspect,
     service_of,
@@ -38,32 +40,40 @@ from tests.servers import ROOT, free_ports, wait_until
 from tests.stack import Stack
 
 DOCS: Final = ROOT / "docs" / "containers.md"
-PORTS: Final = ("CRA_GATEWAY_PORT", "CRA_INGEST_PORT", "CRA_WEB_PORT", "CRA_S3_PORT")
+PROJECT: Final = "cra-containers"
+PORTS: Final = [
+    f"CRA_{name}_PORT"
+    for name in ("GATEWAY", "INGEST", "WEB", "S3", "PROMETHEUS", "GRAFANA", "JAEGER")
+]
 
 
 def main() -> None:
     """Build, run, check, write."""
     parser = argparse.ArgumentParser(prog="python -m tests.containers", description=__doc__)
     parser.add_argument("--cached", action="store_true", help="take first builds from the cache")
+    parser.add_argument("--compose", choices=COMPOSES, help="only this one of those there are")
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
     try:
         version = find_engine()
-        command = find_compose()
+        composes = find_composes([options.compose] if options.compose else COMPOSES)
     except NoEngineError as error:
         sys.exit(f"NOTHING WAS CHECKED: {error}")
     stood_in, images = _build(anew=not options.cached)
     about = {
         "engine": f"Docker {version}",
-        "compose": f"`{' '.join(command)}` {_version(command)}",
+        "compose": " and ".join(f"`{one}` {number}" for one, number in composes.items()),
         "other people's images": (
-            "stand-ins of Debian's and PyPI's packages; SeaweedFS in MinIO's place"
+            "stand-ins of Debian's and PyPI's packages; SeaweedFS in MinIO's place, rotel in "
+            "Jaeger's; Grafana was not run"
             if stood_in
             else "their own"
         ),
         **{name: machine()[name] for name in ("date", "processor", "cores")},
     }
-    run(command, about, images, options.out, seaweedfs=stood_in)
+    rows = [_said(row) for row in _fit(images)]
+    runs = {f"`{one}` {number}": run(one, stood_in=stood_in) for one, number in composes.items()}
+    report.write(options.out, about, images, rows, runs)
     print(options.out.read_text())  # noqa: T201
 
 
@@ -80,46 +90,74 @@ def _build(*, anew: bool) -> tuple[bool, list[Image]]:
         return stood_in, build_all(arguments, anew=anew)
 
 
-def run(
-    command: list[str], about: Mapping[str, str], images: list[Image], out: Path, *, seaweedfs: bool
-) -> None:
-    """Bring the stack up, check it, take it down, write the page."""
+def _fit(images: Sequence[Image]) -> Iterator[Row]:
+    yield checks.images_are_small(images)
+    yield checks.images_hold_what_they_need()
+    yield checks.training_works()
+
+
+def run(command: str, *, stood_in: bool) -> report.Run:
+    """Bring the stack up with one command of compose, check it, take it down."""
+    print(command, flush=True)  # noqa: T201
     ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
-    compose = Compose(
+    profiles, none = (["seaweedfs"], ["s3"]) if stood_in else ([], [])
+    compose = Compose(command, PROJECT, ports, profiles, dict.fromkeys(none, 0))
+    # Grafana has no stand-in.
+    watched = Compose(
         command,
-        "cra-containers",
-        ports,
-        ["seaweedfs"] if seaweedfs else [],
-        {"s3": 0} if seaweedfs else {},
+        PROJECT,
+        {**ports, "CRA_OTLP_ENDPOINT": "http://jaeger:4318"},
+        [*profiles, "monitoring"],
+        dict.fromkeys([*none, "grafana"] if stood_in else none, 0),
     )
-    compose.down()  # left over from a run that was killed
-    rows = [checks.images_hold_what_they_need(), checks.training_works()]
+    watched.down()  # left over from a run that was killed
     try:
         up, starts = checks.start(compose)
         print(f"up after {up:.0f} s", flush=True)  # noqa: T201
-        env = checks.environment(compose, ports)
-        stack = Stack(env)
-        rows.append(checks.is_closed(compose))
-        rows.append(checks.demo(env))
-        rows.append(checks.embedding_shares(compose, stack.settings))
-        rows.append(checks.embedding_dies(compose, stack.settings))
-        rows.append(checks.workers_share(compose, stack))
-        for service, works in {
-            "gateway": lambda: bool(stack.search.search("塔", top_k=1).hits),
-            "ingest": stack.settled,
-            "worker": stack.settled,
-            "redis": stack.settled,
-            "web": lambda: _page_searches(ports["CRA_WEB_PORT"]),
-        }.items():
-            rows.append(checks.heals(compose, service, works))
-        wait_until(lambda: checks.all_up(compose), "every container is healthy again", 120, every=1)
+        stack = Stack(checks.environment(compose, ports))
+        rows = [_said(row) for row in _works(compose, stack, ports)]
         memory = _memory(compose)
+        rows += [_said(row) for row in _is_watched(compose, watched, stack, ports, stood_in)]
     except BaseException:
         print(compose.run("logs", "--tail=40"))  # noqa: T201
         raise
     finally:
-        compose.down()
-    report.write(out, about, images, up, starts, memory, rows)
+        watched.down()
+    return report.Run(up, starts, memory, rows)
+
+
+def _works(compose: Compose, stack: Stack, ports: Mapping[str, str]) -> Iterator[Row]:
+    yield checks.is_closed(compose)
+    yield checks.demo(stack.env)
+    yield checks.embedding_shares(compose, stack.settings)
+    yield checks.embedding_dies(compose, stack.settings)
+    yield checks.workers_share(compose, stack)
+    for service, works in {
+        "gateway": lambda: bool(stack.search.search("塔", top_k=1).hits),
+        "ingest": stack.settled,
+        "worker": stack.settled,
+        "redis": stack.settled,
+        "web": lambda: _page_searches(ports["CRA_WEB_PORT"]),
+    }.items():
+        yield checks.heals(compose, service, works)
+    wait_until(lambda: checks.all_up(compose), "every container is healthy again", 120, every=1)
+
+
+def _is_watched(
+    compose: Compose, watched: Compose, stack: Stack, ports: Mapping[str, str], stood_in: bool
+) -> Iterator[Row]:
+    yield monitoring.is_quiet(compose)
+    watched.up(**compose.scale)
+    wait_until(lambda: checks.all_up(watched), "it is healthy with monitoring", 240, every=1)
+    yield monitoring.is_scraped(watched, ports["CRA_PROMETHEUS_PORT"])
+    yield monitoring.rules_hold(ports["CRA_PROMETHEUS_PORT"])
+    web, jaeger = ports["CRA_WEB_PORT"], ports["CRA_JAEGER_PORT"]
+    yield monitoring.traces_arrive(watched, stack, web, jaeger, stood_in=stood_in)
+
+
+def _said(row: Row) -> Row:
+    print(f"{row.claim}: {row.seen}", flush=True)  # noqa: T201
+    return row
 
 
 def _page_searches(port: str) -> bool:
@@ -130,13 +168,6 @@ def _page_searches(port: str) -> bool:
     )
     with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310  our own
         return bool(json.load(answer)["hits"])
-
-
-def _version(command: list[str]) -> str:
-    said = subprocess.run(
-        [*command, "version", "--short"], capture_output=True, text=True, check=True
-    )
-    return said.stdout.strip()
 
 
 def _memory(compose: Compose) -> dict[str, str]:

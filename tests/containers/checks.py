@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -22,13 +22,15 @@ from cra.shared.client import SearchClient
 from cra.shared.errors import CraError
 from cra.shared.settings import Settings
 from tests.containers.engine import Compose, address_of, docker, inspect, is_up, service_of
-from tests.containers.images import TARGETS, VERSION
+from tests.containers.images import TARGETS, VERSION, Image
 from tests.datasets import write_files, write_lines
 from tests.photos import photograph
 from tests.servers import ROOT, wait_until
 from tests.stack import Stack
 
 OURS: Final = ("embedding", "gateway", "ingest", "worker", "beat", "web")
+SIZES: Final = {"embedding": 2500, "gateway": 300, "ingest": 300, "web": 300}
+"""Megabytes that an image may have, but for the first above Python's."""
 PHOTOS: Final = 400
 WORKERS: Final = 4
 REPLICAS: Final = 2
@@ -124,6 +126,17 @@ def is_closed(compose: Compose) -> Row:
             assert state["HostConfig"]["Memory"] > 0, service
             assert state["HostConfig"]["NanoCpus"] > 0, service
     return Row("our containers are not root, on a read-only root, within limits", "all of them")
+
+
+def images_are_small(images: Sequence[Image]) -> Row:
+    """What is pulled before anything starts is no more than was meant."""
+    seen = {one.target: one.size if one.target == "embedding" else one.above_base for one in images}
+    for target, limit in SIZES.items():
+        assert seen[target] < limit, f"{target}: {seen[target]:.0f} MB"
+    return Row(
+        "embedding under 2.5 GB; gateway, ingest and web under 300 MB above Python's image each",
+        ", ".join(f"{target} {seen[target]:.0f} MB" for target in SIZES),
+    )
 
 
 def images_hold_what_they_need() -> Row:

@@ -1,5 +1,6 @@
 """A Docker engine and compose, driven by their commands."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from tests.servers import ROOT
 
 BUILDS_WITHIN: Final = 3600.0
 """Seconds for one image; a CUDA build of torch is a download of gigabytes."""
+COMPOSES: Final = ("docker-compose", "docker compose")
+"""The commands of compose: the one in Python, which is no more made, and the plugin."""
 
 
 class NoEngineError(Exception):
@@ -55,19 +58,19 @@ def find_engine() -> str:
         raise NoEngineError(f"no Docker engine answers: {error}") from error
 
 
-def find_compose() -> list[str]:
-    """Return the command of compose: the plugin's, else docker-compose's.
+def find_composes(wanted: Sequence[str] = COMPOSES) -> dict[str, str]:
+    """Return the versions of those commands of compose that there are.
 
     Raises:
-        NoEngineError: there is neither.
+        NoEngineError: there is none of them.
     """
-    for command in (["docker", "compose"], ["docker-compose"]):
-        try:
-            _run([*command, "version"], 20)
-        except (AssertionError, FileNotFoundError):
-            continue
-        return command
-    raise NoEngineError("there is neither `docker compose` nor `docker-compose`")
+    found = {}
+    for command in wanted:
+        with contextlib.suppress(AssertionError, FileNotFoundError):
+            found[command] = _run([*command.split(), "version", "--short"], 20, None)
+    if not found:
+        raise NoEngineError(f"there is no {' nor '.join(f'`{one}`' for one in wanted)}")
+    return found
 
 
 def inspect(what: str) -> Any:
@@ -84,7 +87,7 @@ class Compose:
     """One compose project; its volumes go with it.
 
     Args:
-        command: see `find_compose`.
+        command: one that `find_composes` found.
         project: its name, apart from whatever else runs.
         env: for the variables of the compose file.
         profiles: that are on.
@@ -94,14 +97,14 @@ class Compose:
 
     def __init__(
         self,
-        command: list[str],
+        command: str,
         project: str,
         env: Mapping[str, str],
         profiles: Sequence[str],
         scale: Mapping[str, int],
         files: Sequence[str] = ("docker-compose.yml",),
     ) -> None:
-        self._command = [*command, "-p", project]
+        self._command = [*command.split(), "-p", project]
         for file in files:
             self._command += ["-f", file]
         for profile in profiles:

