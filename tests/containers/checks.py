@@ -282,14 +282,14 @@ def workers_share(compose: Compose, stack: Stack) -> Row:
     wait_until(lambda: all_up(compose, "worker"), "the workers are healthy", 120, every=1.0)
     before = stack.status().indexed
     pictures = [photograph(seed) for seed in range(16)]
-    began = time.monotonic()
+    began, since = time.monotonic(), time.time()
     for number in range(PHOTOS):
         # What stands behind a JPEG's end makes it another object of the same picture.
         stack.put(f"shared/{number}.jpg", pictures[number % 16] + b"%d" % number)
     wait_until(stack.settled, "all is indexed", 300, every=0.5)
     took = time.monotonic() - began
     assert stack.status().indexed == before + PHOTOS
-    done = Counter({one: _indexed(one, began) for one in compose.containers("worker")})
+    done = Counter({one: _indexed(one, since) for one in compose.containers("worker")})
     assert len(done) == WORKERS
     assert min(done.values()) > 0, done
     assert sum(done.values()) >= PHOTOS, done
@@ -300,9 +300,9 @@ def workers_share(compose: Compose, stack: Stack) -> Row:
     )
 
 
-def _indexed(container: str, began: float) -> int:
-    seconds = int(time.monotonic() - began) + 2
-    lines = docker("logs", f"--since={seconds}s", container).splitlines()
+def _indexed(container: str, since: float) -> int:
+    # A moment, not so many seconds ago: the command may be long in starting.
+    lines = docker("logs", f"--since={int(since)}", container).splitlines()
     events = [json.loads(line) for line in lines if line.startswith("{")]
     return sum(one["images"] for one in events if one["event"] == "indexed")
 

@@ -63,7 +63,8 @@ RUN pip install --no-deps rotel==0.0.1a15 \
     && cp /opt/venv/lib/python3.11/site-packages/rotel/rotel-agent /usr/local/bin/
 
 FROM debian:bookworm-slim AS jaeger
-RUN apt-get update && apt-get install -y --no-install-recommends busybox wget \
+RUN apt-get update && apt-get install -y --no-install-recommends \
+    busybox wget libpython3.11 \
     && rm -rf /var/lib/apt/lists/* && install -d /www && touch /www/index.html \
     && printf '#!/bin/sh\nbusybox httpd -p 14269 -h /www\nexec rotel-agent start --exporter blackhole \
     --otlp-http-endpoint 0.0.0.0:4318 --debug-log traces --debug-log-verbosity detailed\n' \
