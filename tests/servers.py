@@ -53,6 +53,12 @@ STARTS_WITHIN = 120.0
 """Seconds. The Milvus server takes about 32 on quiet cores."""
 
 
+def last(seconds: float) -> None:
+    """Let time pass, where nothing can be waited for but time: a fault that lasts, traffic."""
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: False, "time passes", seconds, every=0.5)
+
+
 def free_ports(count: int) -> list[int]:
     """Return ports that nobody listens on, below the range that outgoing connections take.
 

@@ -14,6 +14,7 @@ from cra.shared.ports import (
     ImageProblem,
     Models,
     Priority,
+    ReleaseState,
     TextReleaseInfo,
 )
 from cra.shared.releases import Choice
@@ -25,6 +26,7 @@ class Tower(ColourEncoder):
 
     Attributes:
         has: its releases, the active one first, its own text tower last.
+        unread: what is published and was not read yet.
         choice: what it says that the pointer says.
         follows: version of the pointer that it follows.
         down: why it does not answer; empty if it does.
@@ -38,6 +40,7 @@ class Tower(ColourEncoder):
         self.has = [base]
         self.choice: Choice | None = None
         self.follows = 0
+        self.unread: list[str] = []
         self.down = ""
         self.hangs = threading.Event()
         self.hangs.set()
@@ -57,7 +60,8 @@ class Tower(ColourEncoder):
             releases=[
                 TextReleaseInfo(name, place == 0, "identity", self.fingerprint)
                 for place, name in enumerate(self.has)
-            ],
+            ]
+            + [TextReleaseInfo(name, False, "", "", ReleaseState.LOADING) for name in self.unread],
             base_release=self.has[-1],
             newest_choice=self.choice,
             pointer_version=self.follows,

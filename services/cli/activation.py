@@ -77,7 +77,7 @@ def activate(
         choice, replicas = towers.find(name, store)
         _check_loaded(choice, replicas, wait)
         real = choice.release or replicas.any.base_release
-        before = _answering(settings, store, towers)
+        before = _answering(store, towers)
         moves = before.image_tower != choice.image_tower
         told: dict[str, Any] = {}
         if moves:
@@ -96,7 +96,7 @@ def activate(
         elif moves:
             warn("recall was not measured", "--queries FILE does it before anything is changed")
         began = time.monotonic()
-        if moves and not before.version:
+        if moves:
             # So that the way back names the image tower, whatever is set then.
             store.activate(before.release, before.image_tower)
         pointer = store.activate(choice.release, choice.image_tower)
@@ -117,19 +117,19 @@ def rollback(settings: Settings, wait: bool, as_json: bool) -> None:
             replicas.check_fit(choice.release, store.manifest(choice.release))
             replicas.check_refused(choice.release)
         _check_loaded(choice, replicas, wait)
-        moves = _answering(settings, store, towers).image_tower != replicas.fingerprint
+        moves = _answering(store, towers).image_tower != replicas.fingerprint
         began = time.monotonic()
         pointer = store.rollback()
         _report(settings, pointer, replicas, began, {}, moved=moves, wait=wait, as_json=as_json)
 
 
-def _answering(settings: Settings, store: ReleaseStore, towers: Towers) -> Choice:
+def _answering(store: ReleaseStore, towers: Towers) -> Choice:
     """Return what is active, and the image tower that answers."""
     try:
         choice = store.pointer().choice
     except NotFoundError:  # no bucket: nobody ever chose
         choice = Choice()
-    if settings.other_tower and choice.image_tower:
+    if choice.image_tower:
         return choice
     answering = towers.of_image_tower("").fingerprint
     return choice.model_copy(update={"image_tower": answering})

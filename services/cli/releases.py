@@ -53,10 +53,11 @@ def list_releases(settings: Settings, as_json: bool) -> None:
     problems: list[str] = []
     served: list[Models] = []
     answering: Models | None = None
+    two = False
     try:
         with Towers(settings) as towers:
-            served = [one.any for one in towers.all]
-            answering = towers.answering(pointer) if len(served) > 1 else served[0]
+            two, served = towers.two, [one.any for one in towers.all]
+            answering = towers.answering(pointer) if two else served[0]
             problems = [
                 *towers.problems,
                 *(
@@ -84,7 +85,8 @@ def list_releases(settings: Settings, as_json: bool) -> None:
             about = store.manifest(one.name).model_dump(mode="json", exclude={"config", "files"})
         except CraError as error:
             about = {"problem": error.message}
-        owner = _owner(served, about.get("image_tower", ""))
+        # Who is alone says what is known of all releases.
+        owner = _owner(served, about.get("image_tower", "")) if two else next(iter(served), None)
         known = owner.release(one.name) if owner else None
         row |= {
             "active": known.active and owner is answering if known else pointer.release == one.name,
@@ -120,9 +122,7 @@ def list_releases(settings: Settings, as_json: bool) -> None:
 
 
 def _owner(served: Sequence[Models], image_tower: str) -> Models | None:
-    """Return what serves an image tower; who is alone says what is known of all releases."""
-    if len(served) == 1:
-        return served[0]
+    """Return what serves an image tower."""
     return next((one for one in served if one.image_tower.fingerprint == image_tower), None)
 
 

@@ -33,11 +33,19 @@ class Towers:
             except UnavailableError as error:
                 self.problems.append(error.message)
                 continue
+            except CraError:
+                self.__exit__()
+                raise
             self.all.append(replicas)
             if one is settings:
                 self._first = replicas
         if not self.all:
             raise UnavailableError("; ".join(self.problems))
+
+    @property
+    def two(self) -> bool:
+        """Whether there are two, down or not."""
+        return len(self.all) + len(self.problems) > 1
 
     def __enter__(self) -> Self:
         return self
@@ -91,7 +99,7 @@ class Towers:
             FailedPreconditionError: it fits none, or both, or a replica refuses it.
         """
         bases = {one.any.base_release for one in self.all}
-        if name == BASE and len(self.all) + len(self.problems) > 1:
+        if name == BASE and self.two:
             raise InvalidArgumentError(
                 "NAME",
                 f"`base` may be either image tower's own text tower: say {' or '.join(bases)}",
@@ -114,7 +122,7 @@ class Towers:
             if self.problems:  # it may be the base of what is down
                 raise UnavailableError("; ".join(self.problems)) from None
             raise
-        replicas = self.all[0] if len(self.all) == 1 and not self.problems else None
+        replicas = None if self.two else self.all[0]
         replicas = replicas or self.of_image_tower(manifest.image_tower)
         replicas.check_fit(name, manifest)
         replicas.check_refused(name)
@@ -141,7 +149,7 @@ def real_name(settings: Settings, release: str) -> str:
     if release != BASE:
         return release
     with Towers(settings) as towers:
-        if len(towers.all) + len(towers.problems) > 1:
+        if towers.two:
             names = " or ".join(one.any.base_release for one in towers.all)
             raise InvalidArgumentError("release", f"`base` may be of two image towers: say {names}")
         return towers.all[0].any.base_release

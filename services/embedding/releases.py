@@ -269,7 +269,8 @@ class Releases:
             lost = self._shelf.loaded - there
             for name in lost:
                 self._shelf.lose(name)
-            self._shelf.follow()
+            if self._looks_done:  # before that the pointer is not known
+                self._shelf.follow()
         for name in lost:
             self._towers.unload_release(name)
 

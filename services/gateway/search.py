@@ -175,15 +175,22 @@ class SearchEngine:
         if not query.page_token:
             return self._towers.of_release(query.text_release), None
         # A page goes on where it began, for as long as there is an encoder of that image tower.
-        tower, last = self._page_tokens.read(
-            query.page_token, query.digest, self._towers.image_towers()
-        )
+        try:
+            tower, last = self._read_token(query)
+        except InvalidArgumentError:
+            if not self._towers.learn():  # it may fit the one that was down
+                raise
+            tower, last = self._read_token(query)
         if query.text_release not in {"", last.text_release}:
             raise InvalidArgumentError("page_token", "belongs to another text_release")
         served = self._towers.of_image_tower(tower)
         if served is None:
             raise InvalidArgumentError("page_token", NO_FIT)
         return served, last
+
+    def _read_token(self, query: Query) -> tuple[str, Position]:
+        known = self._towers.image_towers()
+        return self._page_tokens.read(query.page_token, query.digest, known)
 
     def _page(
         self, query: Query, tower: str, vector: Vector, last: Position | None
@@ -362,6 +369,8 @@ class SearchEngine:
             raise NotFoundError(f"there is no text release {named!r}")
         if release.state is ReleaseState.REFUSED:
             raise FailedPreconditionError(f"the text release {named} is refused: {release.problem}")
+        if self._towers.two and not release.image_tower:
+            raise UnavailableError(f"it is not known yet which image tower {named} is of")
         return named
 
 

@@ -28,6 +28,10 @@ CHOICE_LASTS: Final = 60.0
 """Seconds after which a choice that nobody tells of any more gives way to an older one: replicas
 see a change at different times, and who removes the pointer's object begins anew."""
 
+ANSWERS_SOON: Final = 1.0
+"""Seconds that a query waits for the image tower that does not answer now, to learn whether it has
+the release that is named."""
+
 _log = structlog.get_logger()
 
 
@@ -78,6 +82,26 @@ class _Watched:
         finally:
             if alone:
                 self._asking.release()
+
+    def told(self, now: float) -> Choice | None:
+        """Return the newest choice that it told of lately."""
+        lately = self.said is not None and self._at >= now - CHOICE_LASTS
+        return self.said.newest_choice if self.said is not None and lately else None
+
+    def look_soon(self, pool: ThreadPoolExecutor) -> Served:
+        """Look as `look` does, for so long only as one that hangs may keep a query waiting.
+
+        Raises:
+            UnavailableError: it does not answer, or not at once.
+        """
+        if self._problem:
+            raise UnavailableError(self._problem)
+        looking = pool.submit(self.look)
+        try:
+            return looking.result(ANSWERS_SOON)
+        except TimeoutError:
+            looking.cancel()
+            raise UnavailableError("the other image tower's embedding service hangs") from None
 
     def try_look(self) -> None:
         """Look as `look` does, and have the log say what is wrong."""
@@ -154,7 +178,8 @@ class Towers:
             if one.said is not None and _owns(one.said, name):
                 return one.look()
         served = self.current()
-        beside = next(one for one in self._both if one.encoder is not served.encoder).look()
+        other = next(one for one in self._both if one.encoder is not served.encoder)
+        beside = other.look_soon(self._pool)
         said = served.models.release(name)
         if _owns(beside.models, name) or (said and said.image_tower == beside.image_tower):
             return beside
@@ -179,6 +204,22 @@ class Towers:
                 return self._ahead(served) if served.image_tower == fingerprint else None
         return None
 
+    def learn(self) -> bool:
+        """Ask whoever has not answered since this process began; return whether there was one.
+
+        Raises:
+            UnavailableError: it does not answer.
+        """
+        unknown = [one for one in self._both if one.said is None]
+        for one in unknown:
+            one.look()
+        return bool(unknown)
+
+    @property
+    def two(self) -> bool:
+        """Whether there are two image towers."""
+        return self._other is not None
+
     def again(self, served: Served) -> Served:
         """Return what the same encoder serves now."""
         return next(one for one in self._both if one.encoder is served.encoder).look(again=True)
@@ -192,14 +233,13 @@ class Towers:
         """
         if self._other is None:
             return
-        named = self._named()
-        beside = next(one for one in self._both if one is not named)
-        if beside.said is None:
-            return
 
         def run() -> None:
             try:
-                work(beside.look())
+                named = self._named()
+                beside = next(one for one in self._both if one is not named)
+                if beside.said is not None:
+                    work(beside.look())
             except CraError as error:
                 _log.warning("the image tower beside is not ready", problem=error.message)
 
@@ -244,9 +284,9 @@ class Towers:
 
     def _newest(self) -> Choice | None:
         """Return the newest choice that any encoder told of."""
-        told = [one.said.newest_choice for one in self._both if one.said is not None]
-        found = max((one for one in told if one), key=lambda one: one.version, default=None)
         now = time.monotonic()
+        told = [one.told(now) for one in self._both]
+        found = max((one for one in told if one), key=lambda one: one.version, default=None)
         with self._lock:
             if found is not None and (
                 self._choice is None

@@ -11,7 +11,7 @@ from typing import Any, Final
 from tests.faults.faults import FAULTS, Fault
 from tests.faults.stand import Stand
 from tests.faults.traffic import BAD_EVERY, Askers, Writer
-from tests.servers import wait_until
+from tests.servers import last, wait_until
 
 HEALS_WITHIN: Final = 120.0
 """Seconds, from when everything is back and the writer is done."""
@@ -110,8 +110,7 @@ def _hit(stand: Stand, fault: Fault) -> float:
     try:
         next(hit)
         if fault.seconds:
-            with contextlib.suppress(AssertionError):
-                wait_until(lambda: False, "it lasts", fault.seconds, every=0.5)
+            last(fault.seconds)
             began = time.monotonic()
         with contextlib.suppress(StopIteration):
             next(hit)

@@ -16,7 +16,7 @@ from cra.shared.adapters.object_store import connect
 from cra.shared.adapters.release_store import POINTER, S3ReleaseStore
 from cra.shared.errors import FailedPreconditionError, NotFoundError, UnavailableError
 from cra.shared.ports import Priority, ReleaseState
-from cra.shared.releases import CARD, MANIFEST, WEIGHTS, Release
+from cra.shared.releases import CARD, MANIFEST, WEIGHTS, PublishedRelease, Release
 from cra.shared.settings import Settings
 from tests.embedding import RED, SOON, TOWER, Service, running, text_vector, wait_until
 from tests.fakes import picture
@@ -389,4 +389,44 @@ def test_a_start_answers_with_no_other_release_meanwhile(
         wait_until(lambda: service.health() == "SERVING")
         assert active(service) == release.name
     finally:
+        service.close()
+
+
+def test_a_start_waits_for_a_slow_bucket(
+    releases_s3: Settings,
+    publish: Callable[..., Release],
+    store: S3ReleaseStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Until the first look at the bucket is done, however long it takes, nothing is active.
+
+    *Break:* follow the pointer in `_find_lost` before anything was read.
+    """
+    release = publish("first")
+    store.activate(release.name, TOWER)
+    monkeypatch.setattr(releases_module, "LOADS_APART", 0.01)
+    service = Service(Settings(**of_store(releases_s3)))
+    may_list, looks = threading.Event(), []
+    listed, loaded = service.releases._store.list, service.towers.loaded_releases
+
+    def slow() -> list[PublishedRelease]:
+        assert may_list.wait(20)
+        return listed()
+
+    def counted() -> set[str]:
+        looks.append(1)
+        return loaded()
+
+    monkeypatch.setattr(service.releases._store, "list", slow)
+    monkeypatch.setattr(service.towers, "loaded_releases", counted)
+    service.start()
+    try:
+        wait_until(lambda: len(looks) > 3)
+        with pytest.raises(UnavailableError, match="still being loaded"):
+            service.encoder.models()
+        may_list.set()
+        wait_until(lambda: service.health() == "SERVING")
+        assert active(service) == release.name
+    finally:
+        may_list.set()
         service.close()

@@ -1,5 +1,6 @@
 """Searches while an image tower moves: two encoders, two collections; only the models are fakes."""
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -125,9 +126,40 @@ def test_a_page_goes_on_where_it_began(moving: Moving) -> None:
         assert second.image_tower == moving.old.fingerprint
         assert [hit.image for hit in second.hits] == [hit.image for hit in whole.hits[10:]]
     moving.old.down = "the old one is down"
-    wait_until(lambda: moving.old.looks > 0, "it was seen")
     with pytest.raises(UnavailableError, match="the old one is down"):
         moving.search(text="红", top_k=10, page_token=first.next_page_token)
+
+
+def test_a_page_of_an_image_tower_that_was_never_seen(moving: Moving, s3: Settings) -> None:
+    """A gateway that started while its image tower is down cannot tell that a token does not fit.
+
+    Break: leave out `learn` in `SearchEngine._begin`.
+    """
+    token = moving.search(text="红", top_k=10).next_page_token
+    choose(2, moving.new, moving.old)
+    moving.old.down = "the old one is down"
+    after = SearchEngine(
+        moving.old, moving.vectors, S3ObjectStore(s3), PageTokens("key"), QueryCache(0), moving.new
+    )
+    query = parse(pb.SearchRequest(text="红", top_k=10, page_token=token))
+    with contextlib.closing(after):
+        with pytest.raises(UnavailableError, match="the old one is down"):
+            after.search(query)
+        moving.old.down = ""
+        assert after.search(query).image_tower == moving.old.fingerprint
+
+
+def test_a_picture_is_not_searched_for_in_an_index_that_may_be_the_wrong_one(
+    moving: Moving,
+) -> None:
+    """A release whose image tower nobody has read yet answers nothing, not even without text.
+
+    Break: leave out the check of `image_tower` in `SearchEngine._check_release`.
+    """
+    moving.old.unread = ["tuned-55555555"]
+    moving.search(text="红")
+    with pytest.raises(UnavailableError, match="which image tower tuned-55555555 is of"):
+        moving.search(image=picture(COLOURS["红"]), text_release="tuned-55555555")
 
 
 def test_a_page_of_an_image_tower_that_is_gone(moving: Moving, s3: Settings) -> None:

@@ -10,7 +10,7 @@ import grpc
 from tests.faults.tally import Tally
 from tests.faults.traffic import Writer
 from tests.machines.fleet import Callers, Fleet, names_of
-from tests.servers import wait_until
+from tests.servers import last, wait_until
 
 KILLED_FOR: Final = 5.0
 """Seconds until a supervisor starts again what was killed."""
@@ -70,7 +70,7 @@ def run(fleet: Fleet, tally: Tally, part: str, how: How) -> Row:
     callers = Callers(fleet, tally.anchors)
     try:
         writer.start(OPERATIONS, OPERATIONS * APART)
-        _last(BEFORE)
+        last(BEFORE)
         _hit(fleet, names_of(part)[0], how)
         row.back = _both_used(fleet, tally, part)
         writer.stop()
@@ -92,23 +92,17 @@ def run(fleet: Fleet, tally: Tally, part: str, how: How) -> Row:
     return row
 
 
-def _last(seconds: float) -> None:
-    """Let time pass while others work."""
-    with contextlib.suppress(AssertionError):
-        wait_until(lambda: False, "it lasts", seconds, every=0.5)
-
-
 def _hit(fleet: Fleet, name: str, how: How) -> None:
     """Let the fault hit, and pass."""
     process = fleet.processes[name]
     if how == KILLED:
         process.kill()
-        _last(KILLED_FOR)
+        last(KILLED_FOR)
         process.start()
         return
     process.machine.cut()
     try:
-        _last(CUT_FOR)
+        last(CUT_FOR)
     finally:
         process.machine.connect()
 

@@ -94,7 +94,24 @@ def test_a_pointer_that_was_removed_begins_anew(
     choose(1, old, new)
     towers.current()
     assert towers.current().image_tower == NEW
-    monkeypatch.setattr(towers_module, "CHOICE_LASTS", 0.0)
+    monkeypatch.setattr(towers_module, "CHOICE_LASTS", 0.05)
+    settle(towers, old)
+
+
+def test_what_is_down_keeps_no_choice_alive(
+    towers: Towers, old: Tower, new: Tower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an encoder said before it went down gives way as well.
+
+    Break: take the last word of all in `_Watched.told`, however long ago it was.
+    """
+    choose(9, new, old)
+    settle(towers, new)
+    new.down = "the new one is down"
+    choose(1, old)
+    with pytest.raises(UnavailableError, match="the new one is down"):
+        towers.current()
+    monkeypatch.setattr(towers_module, "CHOICE_LASTS", 0.05)
     settle(towers, old)
 
 
@@ -209,12 +226,29 @@ def test_a_release_that_may_be_of_what_is_down_is_not_unknown(
 ) -> None:
     """Down never looks like not there.
 
-    Break: leave out the other one's `look` in `Towers.of_release`.
+    Break: leave out the look at the other one in `Towers.of_release`.
     """
     new.down = "the new one is down"
     assert towers.current().image_tower == OLD
     with pytest.raises(UnavailableError, match="the new one is down"):
         towers.of_release("new-11111111")
+
+
+def test_what_hangs_keeps_nobody_who_names_a_release(
+    towers: Towers, old: Tower, new: Tower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the other image tower has a release is waited for a moment, however long it hangs.
+
+    Break: call `look` instead of `look_soon` in `Towers.of_release`: it waits until the fake fails.
+    """
+    monkeypatch.setattr(towers_module, "ANSWERS_SOON", 0.05)
+    choose(1, old, new)
+    towers.current()
+    new.hangs.clear()
+    for _ in range(5):  # more than there are threads
+        with pytest.raises(UnavailableError, match="hangs"):
+            towers.of_release("none-44444444")
+    assert not new.hangs.is_set()
 
 
 def test_two_own_text_towers_of_one_name(towers: Towers, old: Tower, new: Tower) -> None:
