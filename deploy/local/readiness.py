@@ -1,6 +1,7 @@
 """Whether the parts of the stack do their jobs, and waiting until they do."""
 
-import re
+import hashlib
+import itertools
 import shutil
 import socket
 import sys
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 import redis
-from minio import Minio
 
 from cra.shared.adapters import object_store
 from cra.shared.rpc import LIVENESS
@@ -28,6 +28,8 @@ from deploy.local.state import StateFile
 _PROBE_SECONDS: Final = 2.0
 _ROOM: Final = 64 * 2**20
 """Bytes free on a disk from which on it is not full."""
+_DATABASES: Final = 8
+"""LevelDBs of SeaweedFS."""
 _GIVE_UP_AFTER: Final = 4
 """Starts after which a part that is down again will not come up by itself."""
 
@@ -75,20 +77,22 @@ def signs_of_life(
 def store_takes_objects(admin: Settings, folder: Path) -> bool:
     """Tell whether the object store does not fail to note what is put, with room on its disk.
 
-    SeaweedFS notes it in a LevelDB for each bucket. One that had no room for a line writes no more,
-    even when there is room again, until it is opened anew. Beginning an upload of several parts
-    writes there and makes no object. A store that does not answer may be busy, or starting.
+    SeaweedFS notes objects in several LevelDBs. One that had no room for a line writes no more,
+    even when there is room again, until it is opened anew. So an empty object is put into each, and
+    removed, in the bucket of releases, whose events go to nobody. A store that does not answer may
+    be busy, or starting.
 
     Args:
-        admin: settings of who may do everything in it, with the buckets to ask.
+        admin: settings of who may do everything in it.
         folder: of its data.
     """
-    client = object_store.connect(admin)
-    for bucket in admin.buckets:
+    client, bucket = object_store.connect(admin), admin.releases_bucket
+    for key in _a_key_for_each_database(bucket):
         try:
-            begun = _call_signed(client, "POST", bucket, {"uploads": ""})
-            if found := re.search(rb"<UploadId>(.+?)</UploadId>", begun):
-                _call_signed(client, "DELETE", bucket, {"uploadId": found[1].decode()})
+            for method in ("PUT", "DELETE"):
+                url = client.get_presigned_url(method, bucket, key)
+                request = urllib.request.Request(url, b"", method=method)  # noqa: S310  our own
+                urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()  # noqa: S310
         except urllib.error.HTTPError as error:
             full = shutil.disk_usage(folder).free < _ROOM
             if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR and not full:
@@ -98,12 +102,19 @@ def store_takes_objects(admin: Settings, folder: Path) -> bool:
     return True
 
 
-def _call_signed(client: Minio, method: str, bucket: str, query: dict[str, str]) -> bytes:
-    """Return the answer to a call that the SDK has under no name of its own."""
-    url = client.get_presigned_url(method, bucket, ".alive", extra_query_params=dict(query))
-    request = urllib.request.Request(url, method=method)  # noqa: S310  our own
-    with urllib.request.urlopen(request, timeout=_PROBE_SECONDS) as answer:  # noqa: S310
-        return bytes(answer.read())
+def _a_key_for_each_database(bucket: str) -> list[str]:
+    """Return keys that SeaweedFS notes in different LevelDBs, which it chooses by the folder.
+
+    As `hashToBytes` of its store `leveldb2` does.
+    """
+    found: dict[int, str] = {}
+    for number in itertools.count():
+        folder = f".alive/{number}"
+        digest = hashlib.md5(f"/buckets/{bucket}/{folder}".encode(), usedforsecurity=False).digest()
+        found.setdefault(digest[-1] % _DATABASES, f"{folder}/x")
+        if len(found) == _DATABASES:
+            break
+    return list(found.values())
 
 
 def milvus_is_sound(local: LocalSettings) -> bool:

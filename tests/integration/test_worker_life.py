@@ -86,24 +86,36 @@ def test_a_milvus_that_lost_its_lease_is_known(tmp_path: Path) -> None:
         wait_until(lambda: not readiness.milvus_is_sound(local), "it says so", 30)
 
 
-def test_a_store_that_notes_nothing_more_is_known(s3: Settings, tmp_path: Path) -> None:
+def test_a_store_that_notes_nothing_more_is_known(
+    releases_s3: Settings, s3_folder: Path, tmp_path: Path
+) -> None:
     """One that answers with an error of its own is not sound, and one that does not answer may be.
 
-    Asking leaves nothing in the bucket.
+    Every database of the store is asked for a line, and nothing is left in the bucket.
 
-    Break: `return True` for every answer.
+    Break: `return True` for every answer; or one key for all.
     """
-    assert readiness.store_takes_objects(s3, tmp_path)
-    assert not list(connect(s3).list_objects("images", prefix=".", recursive=True))
-    nobody = s3.model_copy(update={"s3_endpoint": f"127.0.0.1:{free_ports(1)[0]}"})
+    (databases,) = s3_folder.rglob("filerldb2")
+
+    def sizes() -> list[int]:
+        folders = sorted(databases.iterdir())
+        return [sum(log.stat().st_size for log in folder.glob("*.log")) for folder in folders]
+
+    before = sizes()
+    assert readiness.store_takes_objects(releases_s3, tmp_path)
+    assert len(before) > 1
+    assert all(now > then for now, then in zip(sizes(), before, strict=True))
+    bucket = releases_s3.releases_bucket
+    assert not list(connect(releases_s3).list_objects(bucket, prefix=".", recursive=True))
+    nobody = releases_s3.model_copy(update={"s3_endpoint": f"127.0.0.1:{free_ports(1)[0]}"})
     assert readiness.store_takes_objects(nobody, tmp_path)
 
     class Broken(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+        def do_PUT(self) -> None:
             self.send_error(500)
 
     with HTTPServer(("127.0.0.1", 0), Broken) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        broken = s3.model_copy(update={"s3_endpoint": f"127.0.0.1:{server.server_port}"})
+        broken = releases_s3.model_copy(update={"s3_endpoint": f"127.0.0.1:{server.server_port}"})
         assert not readiness.store_takes_objects(broken, tmp_path)
         server.shutdown()
