@@ -1,8 +1,10 @@
 """The local stack: `python -m deploy.stack up`, `down` or `status`, from the repository."""
 
 import argparse
+import dataclasses
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from deploy.local import environment, readiness
 from deploy.local.environment import ROOT, LocalSettings, StackError
 from deploy.local.parts import (
     FOUNDATIONS,
+    Part,
     S3User,
     configure,
     read_procfile,
@@ -52,6 +55,14 @@ def up() -> None:
         file.write(StackState(os.getpid(), birth_of(os.getpid()), parts))
 
     parts = read_procfile(env, settings.drain_seconds, users)
+    # Held here, so that events wait while ingest is started again: the object store tries none of
+    # those that are refused a second time, and deletions that were lost could be more than a
+    # reconcile may remove.
+    try:
+        events = socket.create_server((settings.host, settings.events_port))
+    except OSError as error:
+        raise StackError(f"CRA_EVENTS_PORT={settings.events_port}: {error.strerror}") from error
+    parts = [_handed(part, events) if part.name == "ingest" else part for part in parts]
     works = readiness.signs_of_life(settings, local, users["admin"].take(settings))
     runner = Runner(parts, env, ROOT, local.data / "logs", FOUNDATIONS, record, works)
     install_signals(runner)
@@ -68,10 +79,17 @@ def up() -> None:
     stopping.set()
     runner.say("stopping; once more to kill at once")
     runner.stop()
+    events.close()
     file.clear()
     runner.say("stopped")
     if runner.problem:
         raise StackError(runner.problem)
+
+
+def _handed(part: Part, listener: socket.socket) -> Part:
+    number = listener.fileno()
+    own = {**part.own, "CRA_EVENTS_FD": str(number)}
+    return dataclasses.replace(part, own=own, descriptors=(number,))
 
 
 def launch() -> LocalSettings:

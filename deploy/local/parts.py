@@ -71,6 +71,8 @@ class Part:
     """Variables of its own; None for those of the stack that it shall not have."""
     shown: bool = True
     """Its output is shown on the console as well as kept in its log."""
+    descriptors: tuple[int, ...] = ()
+    """Open files that it is handed."""
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,7 @@ class _Kept:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=self.part.descriptors,
             )
         except OSError as error:
             return 1, f"cannot start {shlex.join(command)}: {error}"

@@ -48,7 +48,8 @@ def configure(
         f"endpoint = {json.dumps(events)}\n"
         f"bearer_token = {json.dumps(settings.event_token.get_secret_value())}\n"
         'event_types = ["create", "update", "delete", "rename"]\n'
-        # As long as it takes: deletes that were lost could be more than a reconcile may remove.
+        # As many as it takes; 4.48 was all the same seen trying none again, so that the local stack
+        # holds the receiver's socket for it.
         "max_retries = 10\n"
         f"path_prefixes = {json.dumps(prefixes)}\n",
     )

@@ -69,12 +69,7 @@ def main(settings: Settings) -> None:
         )
     )
     # Bound here, so that a port that is taken ends the service at once.
-    try:
-        listener = socket.create_server((settings.host, settings.events_port))
-    except OSError as error:
-        raise FailedPreconditionError(
-            f"cannot listen on {settings.host}:{settings.events_port}: {error.strerror}"
-        ) from error
+    listener = _listen(settings)
     thread = threading.Thread(target=receiver.run, args=([listener],), name="events")
 
     def receives() -> str:
@@ -108,6 +103,22 @@ def main(settings: Settings) -> None:
     counting.close()
     vectors.close()
     encoder.close()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    if settings.events_fd is not None:
+        try:
+            return socket.socket(fileno=settings.events_fd)
+        except OSError as error:
+            raise FailedPreconditionError(
+                f"CRA_EVENTS_FD={settings.events_fd} is no socket: {error.strerror}"
+            ) from error
+    try:
+        return socket.create_server((settings.host, settings.events_port))
+    except OSError as error:
+        raise FailedPreconditionError(
+            f"cannot listen on {settings.host}:{settings.events_port}: {error.strerror}"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 import base64
 import io
+import os
+import signal
 import urllib.error
 import urllib.request
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.shared import rpc
 from cra.shared.adapters.remote_encoder import RemoteEncoder
 from cra.shared.errors import InvalidArgumentError, NotFoundError, UnauthenticatedError
+from deploy.local.state import StateFile
 from tests.servers import wait_until
 from tests.stack import INGEST, Stack
 
@@ -214,3 +218,24 @@ def test_reconcile_over_grpc_reports_the_end(stack: Stack) -> None:
     assert last.done
     assert (last.summary.missing, last.summary.stale, last.summary.orphaned) == (0, 0, 0)
     assert stack.status().last_reconcile.objects == last.summary.objects
+
+
+def test_events_wait_while_the_receiver_is_started_again(stack: Stack) -> None:
+    """None is refused: the object store would not send it a second time.
+
+    Break: let ingest bind the port itself.
+    """
+    state = StateFile(Path(stack.env["CRA_DATA_DIR"])).running()
+    assert state is not None
+    (pid,) = (part.pid for part in state.parts if part.name == "ingest")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    token = stack.settings.event_token.get_secret_value()
+    answer = httpx.post(
+        f"http://127.0.0.1:{stack.settings.events_port}/events",
+        headers={"Authorization": f"Bearer {token}"},
+        json={"event_type": "delete", "key": "/buckets/images/none.png", "message": {}},
+        timeout=60,
+    )
+    assert answer.status_code == HTTPStatus.OK, answer.text
+    wait_until(stack.settled, "ingest answers again", 60, every=0.5)
