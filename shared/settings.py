@@ -169,11 +169,11 @@ class Settings(EnvironmentSettings):
     embedding_port: Port = Field(50052, description="port of the embedding service")
     ingest_port: Port = Field(50053, description="port of the ingest service")
     events_port: Port = Field(8081, description="port of the bucket event receiver")
-    events_fd: int | None = Field(
-        None,
-        ge=3,
+    events_fd: int = Field(
+        0,
+        ge=0,
         description="descriptor of a socket that listens on that port, handed on by whoever starts "
-        "ingest again, so that events wait meanwhile",
+        "ingest again, so that events wait meanwhile; 0: ingest makes its own",
     )
     gateway_metrics_port: MetricsPort = Field(
         9101, description="port of the gateway's Prometheus metrics; 0: none"

@@ -192,6 +192,16 @@ def running(s3: Settings, milvus_uri: str, folder: Path) -> Iterator[World]:
         encoder = RemoteEncoder(target)
         vectors = stack.enter_context(contextlib.closing(MilvusVectorStore(settings)))
         images = fill(vectors, replicas[0], pictures)
+        # They are converted at low priority, which takes a while beside other tests.
+        servers.wait_until(
+            lambda: all(
+                state_of(replica, release.name) is ReleaseState.LOADED
+                for replica in replicas
+                for release in releases
+            ),
+            "both have both releases",
+            120,
+        )
         engine = SearchEngine(
             encoder, vectors, S3ObjectStore(settings), PageTokens("key"), QueryCache(0)
         )

@@ -106,7 +106,7 @@ def main(settings: Settings) -> None:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    if settings.events_fd is not None:
+    if settings.events_fd:
         try:
             return socket.socket(fileno=settings.events_fd)
         except OSError as error:
