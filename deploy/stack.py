@@ -173,7 +173,9 @@ def status() -> bool:
     if state is None:
         print(f"no stack is up in {local.data}")
         return False
-    unready = readiness.missing(readiness.probes(environment.join(local), local))
+    settings = environment.join(local)
+    _, local = environment.load()  # with the ports of the stack that is up, wherever they were set
+    unready = readiness.missing(readiness.probes(settings, local))
     for part in state.parts:
         age = f"{time.time() - part.since:.0f} s" if part.state == "running" else "-"
         told = "not ready" if part.name in unready else ""

@@ -113,7 +113,8 @@ class Reconciler:
             indexed = index.pop(ref, None)
             failed_before = failures.pop(ref, None)
             summary = replace(summary, objects=summary.objects + 1)
-            if version not in {indexed, failed_before}:
+            # A failure accounts for an object only while no vector of another version is there.
+            if version != (failed_before if indexed is None else indexed):
                 differing.append(ref)
                 if indexed is None:
                     summary = replace(summary, missing=summary.missing + 1)

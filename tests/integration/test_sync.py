@@ -511,6 +511,29 @@ def test_reconcile_finds_what_events_missed(world: World) -> None:
     assert world.holds(A, BLUE)
 
 
+def test_a_failure_does_not_hide_the_vector_of_a_version_before(world: World) -> None:
+    """What an old backup brings back of an object that has become bad goes again.
+
+    Break: take a failure at the object's version for all there is to know of it.
+    """
+    world.put(A, picture(RED))
+    world.sync(A)
+    tower = world.encoder.fingerprint
+    before = world.vectors.fetch(tower, [A])
+    world.put(A, b"no image")
+    world.ledger.add([A])
+    world.drain()
+    assert world.index() == set()
+    world.vectors.upsert(tower, before)
+    *_, summary = world.reconciler.reconcile()
+    assert summary.stale == 1
+    world.drain()
+    assert world.index() == set()
+    assert [failure.ref for failure in world.ledger.failures()] == [A]
+    *_, summary = world.reconciler.reconcile()
+    assert (summary.stale, summary.missing) == (0, 0)
+
+
 def test_reconcile_stops_before_a_mass_deletion(world: World) -> None:
     """An index that would lose more than its share loses nothing until a person allows it.
 
