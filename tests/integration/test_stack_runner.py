@@ -176,9 +176,9 @@ def test_foundations_stop_after_what_stands_on_them(harness: Callable[..., Harne
     stopping = threading.Thread(target=stack.runner.stop)
     stopping.start()
     wait_until(lambda: gone(service), "the service is gone", 5)
-    history = [{part.name: part.state for part in states} for states in stack.history]
     stopping.join(5)
     assert gone(redis)
+    history = [{part.name: part.state for part in states} for states in stack.history]
     assert {"redis": "running", "service": "stopped"} in history
 
 
