@@ -12,22 +12,13 @@ from pathlib import Path
 from typing import IO, Final
 
 import click
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, TaskProgressColumn
 
 from cra.services.cli import index_file
 from cra.services.cli.index_file import Header
 from cra.services.cli.options import TowerName, as_json
 from cra.shared.adapters.remote_encoder import RemoteEncoder
-from cra.shared.console import count, err, examples, out, print_json
+from cra.shared.console import count, err, examples, out, print_json, progress
 from cra.shared.domain import IndexedImage
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.ports import ImageTowerInfo, VectorStore
@@ -80,7 +71,7 @@ def save(settings: Settings, file: Path, image_tower: str | None, as_json: bool)
                 "before is left as it was"
             )
         header = Header(image_tower=tower, dimension=dimension, saved_at=datetime.now(UTC))
-        with _progress(as_json, MofNCompleteColumn()) as bar, _replacing(file) as raw:
+        with progress(as_json, MofNCompleteColumn()) as bar, _replacing(file) as raw:
             images = bar.track(store.images(tower), total, description="saved")
             saved = index_file.write(raw, header, images)
     seconds, size = time.monotonic() - began, file.stat().st_size
@@ -129,7 +120,7 @@ def load(settings: Settings, file: Path, image_tower: str | None, as_json: bool)
             _check_tower(store, header, image_tower, settings)
             total = _check(raw, as_json)
             store.ensure_collection(header.image_tower, header.dimension)
-            with _progress(as_json, MofNCompleteColumn()) as bar:
+            with progress(as_json, MofNCompleteColumn()) as bar:
                 images = bar.track(index_file.read(raw), total, description="loaded")
                 written = sum(
                     _write_older(store, header.image_tower, batch) for batch in _batches(images)
@@ -201,7 +192,7 @@ def _check(raw: IO[bytes], as_json: bool) -> int:
     """Read all of a file; return how many images it has."""
     size = os.fstat(raw.fileno()).st_size
     found = 0
-    with _progress(as_json, TaskProgressColumn()) as bar:
+    with progress(as_json, TaskProgressColumn()) as bar:
         task = bar.add_task("checked", total=size)
         for found, _ in enumerate(index_file.read(raw), 1):
             if found % BATCH == 0:
@@ -253,17 +244,3 @@ def _replacing(file: Path) -> Iterator[IO[bytes]]:
                 raise
     except OSError as error:
         raise click.ClickException(f"{file} cannot be written: {error.strerror}") from error
-
-
-def _progress(as_json: bool, done: ProgressColumn) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        done,
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=err,
-        disable=as_json or not err.is_terminal,
-        transient=True,
-    )

@@ -11,14 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 import click
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn
 from rich.text import Text
 
 from cra.services.cli.exit_codes import INTERRUPTED, LATER
@@ -27,7 +20,7 @@ from cra.services.cli.options import BucketName, as_json, metadata_option
 from cra.services.cli.upload import INTERRUPTED as STOPPED
 from cra.services.cli.upload import PARALLEL, Summary, Upload, find_uploads, put_all
 from cra.shared.adapters.object_store import call_s3, connect
-from cra.shared.console import count, err, examples, out
+from cra.shared.console import count, err, examples, out, progress
 from cra.shared.settings import Settings
 
 MEGA = 1_000_000
@@ -104,7 +97,7 @@ def put(
         # Once, instead of with each file.
         if not stop.is_set() and not call_s3(lambda: client.bucket_exists(bucket)):
             raise click.ClickException(f"the bucket {bucket!r} does not exist")
-        with _progress(as_json) as bar:
+        with progress(as_json, MofNCompleteColumn()) as bar:
             task = bar.add_task(f"put into {bucket}", total=len(uploads))
             summary = put_all(
                 client,
@@ -157,20 +150,6 @@ def _stopped_by_ctrl_c() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _progress(as_json: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=err,
-        disable=as_json or not err.is_terminal,
-        transient=True,
-    )
-
-
 def _report(summary: Summary, bucket: str, total: int, others: int, as_json: bool) -> None:
     if as_json:
         fields = {
@@ -210,7 +189,7 @@ def _are(number: int) -> str:
 
 def _wait(settings: Settings, bucket: str, uploads: list[Upload], as_json: bool) -> int:
     """Wait until everything is indexed; return how many of the files cannot be."""
-    with _progress(as_json) as bar:
+    with progress(as_json, MofNCompleteColumn()) as bar:
         task = bar.add_task("indexed", total=None)
         failures = wait_indexed(
             settings, lambda done, total: bar.update(task, completed=done, total=total)

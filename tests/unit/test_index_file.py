@@ -107,6 +107,7 @@ def test_a_changed_byte_is_refused_or_means_nothing(place: int, change: int) -> 
         found = list(index_file.read(io.BytesIO(bytes(changed))))
     except FailedPreconditionError:
         return
+    assert gzip.decompress(bytes(changed)) == gzip.decompress(WHOLE)
     expected = [image(number) for number in range(5)]
     assert [one.record for one in found] == [one.record for one in expected]
     assert [one.vector.tolist() for one in found] == [one.vector.tolist() for one in expected]
