@@ -4,15 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from cra.shared import budget
 from cra.shared.model.converted import Converted, convert_model, convert_release
-from cra.shared.model.runtime import Runtime
+from cra.shared.model.runtime import Precision, Runtime
 from cra.shared.releases import Release
 from cra.shared.settings import Settings
 
 if TYPE_CHECKING:
     from cra.shared.model.checkpoints import ModelSource
     from cra.shared.model.encoders import ImageEncoder, TextEncoder
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,20 @@ class Engine:
 
             self.limit_threads()
             return TextTower(release or self._source(), self.runtime.device, self.runtime.precision)
+        from cra.shared.model import int8_weights  # noqa: PLC0415
         from cra.shared.model.openvino_towers import OpenVinoTextTower  # noqa: PLC0415
 
-        tower = convert_release(release, _store(self.settings)) if release else self.converted
-        return OpenVinoTextTower(tower, self.runtime, self._threads)
+        towers = convert_release(release, _store(self.settings)) if release else self.converted
+
+        def load(precision: Precision) -> OpenVinoTextTower:
+            return OpenVinoTextTower(towers, self._at(precision), self._threads)
+
+        if self.settings.precision != "int8":
+            return load(self.settings.precision)
+        names = int8_weights.names()
+        return int8_weights.load_if_kept(
+            load, lambda tower: tower.encode(names)[0], f"text tower of {towers.info.release}"
+        )
 
     def image_tower(self) -> "ImageEncoder":
         """Load the image tower.
@@ -68,13 +82,26 @@ class Engine:
             self.limit_threads()
             # Its own `auto`: not every image tower keeps the tolerance at the fastest.
             return ImageTower(self._source(), self.runtime.device, self.settings.precision)
+        from cra.shared.model import int8_weights  # noqa: PLC0415
         from cra.shared.model.openvino_towers import OpenVinoImageTower  # noqa: PLC0415
 
-        precision = self.settings.precision
-        if precision == "auto":
-            precision = self.converted.info.image_precision
-        runtime = Runtime.choose(self.runtime.device, precision, self.runtime.engine)
-        return OpenVinoImageTower(self.converted, runtime, self._threads)
+        towers = self.converted
+
+        def load(precision: Precision) -> OpenVinoImageTower:
+            return OpenVinoImageTower(towers, self._at(precision), self._threads)
+
+        asked, usual = self.settings.precision, towers.info.image_precision
+        if asked == "int8" and usual == "auto":
+            pictures = int8_weights.pictures(towers.info.input_size or 0)
+            return int8_weights.load_if_kept(
+                load, lambda tower: tower.encode(pictures), f"image tower of {towers.info.name}"
+            )
+        if asked == "int8":
+            _log.warning("not in int8, nor in bf16: an image tower with batch norm", takes=usual)
+        return load(usual if asked in {"auto", "int8"} else asked)
+
+    def _at(self, precision: Precision) -> Runtime:
+        return Runtime.choose(self.runtime.device, precision, self.runtime.engine)
 
     def limit_threads(self) -> None:
         """Have torch take no more threads than its share, in the process that calls it."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cra.shared.errors import FailedPreconditionError
+from cra.shared.model import int8_weights
 from cra.shared.model.converted import Converted
 from cra.shared.model.encoders import encode_by_length, unit
 from cra.shared.model.pixels import MEAN, STD, Preprocessing
@@ -41,16 +42,22 @@ class _Forward:
         streams: int,
         prepare: Callable[[openvino.Model], openvino.Model] = lambda model: model,
     ) -> None:
+        int8 = runtime.precision == "int8"
+        others = Runtime.choose("cpu", "auto", "openvino").precision if int8 else runtime.precision
         options: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": _PRECISIONS[runtime.precision],
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[others],
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams,
             # Two towers, each pinned to the same cores, would wait for each other.
             "ENABLE_CPU_PINNING": False,
+            **(int8_weights.OPTIONS if int8 else {}),
         }
         try:
             core = openvino.Core()
-            compiled = core.compile_model(prepare(core.read_model(file)), "CPU", options)
+            model = core.read_model(file)
+            if int8:
+                model = int8_weights.quantize(model)
+            compiled = core.compile_model(prepare(model), "CPU", options)
         except RuntimeError as error:
             raise FailedPreconditionError(
                 f"{file} cannot be loaded; remove its folder to have it made again: {error}"

@@ -8,9 +8,10 @@ from typing import Final, Literal
 from cra.shared.errors import FailedPreconditionError
 
 Engine = Literal["auto", "torch", "openvino"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+"""int8: matrix products with weights are, and the rest is as with `auto`."""
 
-_HINTS: Final = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
+_HINTS: Final = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
 """What OpenVINO calls them."""
 
 
@@ -52,6 +53,8 @@ class Runtime:
             if kind == "cuda":
                 raise FailedPreconditionError("the runtime openvino has no device cuda")
             return cls(engine, device, _openvino_precision(precision))
+        if precision == "int8":
+            raise FailedPreconditionError("int8 needs the runtime openvino, which has CPUs alone")
         if precision == "auto":
             precision = "fp32" if kind == "cpu" else _cuda_precision()
         return cls(engine, device, precision)

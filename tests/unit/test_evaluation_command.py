@@ -76,6 +76,13 @@ def test_equal_releases_do_not_differ(world: Path) -> None:
                 assert (one["value"], one["p_value"]) == (0.0, 1.0)
 
 
+def test_int8_is_the_services(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where services take int8, which torch does not have, `cra evaluate` measures as without."""
+    usual = evaluate(world / "model", *columns(world))
+    monkeypatch.setenv("CRA_PRECISION", "int8")
+    assert evaluate(world / "model", *columns(world))["sections"] == usual["sections"]
+
+
 def test_a_split_by_group_is_the_trainers(world: Path) -> None:
     """`--split` measures the groups that `cra train` with the same shares keeps out."""
     arguments = [*columns(world), "--test-share=0.4", "--validation-share=0.3"]

@@ -120,9 +120,11 @@ def evaluate(settings: Settings, /, **parameters: Any) -> None:
     source = find_model(settings.model, settings.config, cache)
     device = others["device"] or settings.device
     names = [name for name in (others["against"], others["release"]) if name]
-    image_tower = ImageTower(source, device, settings.precision)
+    # Torch has no int8, which a service may take.
+    precision = "auto" if settings.precision == "int8" else settings.precision
+    image_tower = ImageTower(source, device, precision)
     towers = [
-        TextTower(_source(name, source, settings, others["releases"]), device, settings.precision)
+        TextTower(_source(name, source, settings, others["releases"]), device, precision)
         for name in names
     ]
     options = Options(others["cache"], others["misses"], others["resamples"], others["seed"])

@@ -396,7 +396,7 @@ class ListModelsResponse(_message.Message):
     device: _builtins.str
     """`cpu` or a CUDA device."""
     precision: _builtins.str
-    """Arithmetic of the towers: `fp32`, `bf16` or `fp16`."""
+    """Arithmetic of the text tower: `fp32`, `bf16`, `fp16` or `int8`."""
     base_release: _builtins.str
     """The model's own text tower, one of `releases`."""
     pointer_version: _builtins.int
