@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,12 @@ from cra.shared.errors import InvalidArgumentError
 
 Vector = npt.NDArray[np.float32]
 """A unit vector, float32 of shape [dimension]."""
+
+
+def is_finite(vector: Vector) -> bool:
+    """Tell whether a vector about as long as the unit holds numbers only."""
+    # One product sees every element, and makes nothing on the way.
+    return math.isfinite(vector @ vector)
 
 
 @dataclass(frozen=True, order=True)

@@ -1,18 +1,20 @@
 """gRPC's edge, for clients and servers alike: one table of errors, one way to open a channel."""
 
 import asyncio
+import functools
 import json
 import math
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, Self
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2, unknown_fields
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -62,10 +64,9 @@ def code_of(error: errors.CraError) -> grpc.StatusCode:
 
 
 def duration(seconds: float) -> duration_pb2.Duration:
-    """Return seconds as a message."""
-    message = duration_pb2.Duration()
-    message.FromNanoseconds(round(seconds * 1e9))
-    return message
+    """Return seconds, not fewer than none, as a message."""
+    whole, nanos = divmod(round(seconds * 1e9), 10**9)
+    return duration_pb2.Duration(seconds=whole, nanos=nanos)
 
 
 MAX_PROBLEM: Final = 1000
@@ -119,24 +120,38 @@ def check_types(message: Message, inside: str = "") -> None:
     Raises:
         InvalidArgumentError: names the field.
     """
-    known = message.DESCRIPTOR.fields_by_number
-    for number in unknown_numbers(message):
-        if number in known:
-            raise errors.InvalidArgumentError(
-                f"{inside}{known[number].name}", "is of another type than the contract says"
-            )
-    for field in message.DESCRIPTOR.fields:
+    unknown = unknown_numbers(message)
+    if unknown:
+        known = message.DESCRIPTOR.fields_by_number
+        for number in unknown:
+            if number in known:
+                raise errors.InvalidArgumentError(
+                    f"{inside}{known[number].name}", "is of another type than the contract says"
+                )
+    for name, kind in _holders(message.DESCRIPTOR):
+        if kind == "map":
+            for key, one in getattr(message, name).items():
+                check_types(one, f"{inside}{name}[{key!r}].")
+        elif kind == "repeated":
+            for number, one in enumerate(getattr(message, name)):
+                check_types(one, f"{inside}{name}[{number}].")
+        elif message.HasField(name):
+            check_types(getattr(message, name), f"{inside}{name}.")
+
+
+@functools.cache
+def _holders(kind: Descriptor) -> tuple[tuple[str, Literal["map", "repeated", "single"]], ...]:
+    """Return the fields of a kind of message that hold messages; looked up once for each kind."""
+    found: list[tuple[str, Literal["map", "repeated", "single"]]] = []
+    for field in kind.fields:
         if field.message_type is None:
             continue
         if field.message_type.GetOptions().map_entry:
             if field.message_type.fields_by_name["value"].message_type is not None:
-                for key, one in getattr(message, field.name).items():
-                    check_types(one, f"{inside}{field.name}[{key!r}].")
-        elif field.is_repeated:
-            for number, one in enumerate(getattr(message, field.name)):
-                check_types(one, f"{inside}{field.name}[{number}].")
-        elif message.HasField(field.name):
-            check_types(getattr(message, field.name), f"{inside}{field.name}.")
+                found.append((field.name, "map"))
+        else:
+            found.append((field.name, "repeated" if field.is_repeated else "single"))
+    return tuple(found)
 
 
 _SILENCE: Final = {
@@ -190,6 +205,8 @@ def from_rpc_error(error: grpc.RpcError, server: str) -> errors.CraError:
             return kind(message)
     return errors.CraError(f"{code.name}: {message}")
 
+
+_Metadata = Iterable[tuple[str, str]] | None
 
 request_id: Final[ContextVar[str]] = ContextVar("request_id", default="")
 """The request that is being worked on; it goes with every call to another service."""
@@ -297,30 +314,66 @@ async def answer(method: Any, request: Any, timeout: float) -> Any:
     return future.result()
 
 
-class _AddMetadata(
-    grpc.UnaryUnaryClientInterceptor,
-    grpc.UnaryStreamClientInterceptor,
-    grpc.StreamStreamClientInterceptor,
-):
-    def __init__(self, metadata: list[tuple[str, str]]) -> None:
-        self._metadata = metadata
+class _Channel(grpc.Channel):
+    """A channel each of whose calls takes along credentials, the request's id and its trace.
 
-    def _extend(self, details: Any) -> Any:
-        metadata = [*(details.metadata or ()), *self._metadata]
-        if request_id.get().isascii() and request_id.get().isprintable() and request_id.get():
-            metadata.append(("x-request-id", request_id.get()))
+    An interceptor of gRPC would have the method itself made anew for every call.
+    """
+
+    def __init__(self, channel: grpc.Channel, credentials: Sequence[tuple[str, str]]) -> None:
+        self._channel, self._credentials = channel, credentials
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return _Method(self._channel.unary_unary(*args, **kwargs), self._credentials)
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+        return _Method(self._channel.unary_stream(*args, **kwargs), self._credentials)
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return _Method(self._channel.stream_unary(*args, **kwargs), self._credentials)
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+        return _Method(self._channel.stream_stream(*args, **kwargs), self._credentials)
+
+    def subscribe(self, callback: Callable[[Any], None], try_to_connect: bool = False) -> None:
+        self._channel.subscribe(callback, try_to_connect)
+
+    def unsubscribe(self, callback: Callable[[Any], None]) -> None:
+        self._channel.unsubscribe(callback)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Method:
+    """A method of a server, in the ways in which gRPC calls it."""
+
+    def __init__(self, method: Any, credentials: Sequence[tuple[str, str]]) -> None:
+        self._method, self._credentials = method, credentials
+
+    def __call__(self, request: Any, *, metadata: _Metadata = None, **kwargs: Any) -> Any:
+        return self._method(request, metadata=self._extend(metadata), **kwargs)
+
+    def with_call(self, request: Any, *, metadata: _Metadata = None, **kwargs: Any) -> Any:
+        return self._method.with_call(request, metadata=self._extend(metadata), **kwargs)
+
+    def future(self, request: Any, *, metadata: _Metadata = None, **kwargs: Any) -> Any:
+        return self._method.future(request, metadata=self._extend(metadata), **kwargs)
+
+    def _extend(self, given: _Metadata) -> list[tuple[str, str]]:
+        metadata = [*(given or ()), *self._credentials]
+        known = request_id.get()
+        if known and known.isascii() and known.isprintable():
+            metadata.append(("x-request-id", known))
         if traceparent := tracing.current():
             metadata.append(("traceparent", traceparent))
-        return details._replace(metadata=metadata)
-
-    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        return continuation(self._extend(details), request)
-
-    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
-        return continuation(self._extend(details), request)
-
-    def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
-        return continuation(self._extend(details), requests)
+        return metadata
 
 
 def authority_of(target: str) -> str:
@@ -393,4 +446,4 @@ def open_channel(
         else grpc.insecure_channel(target, options)
     )
     credentials = [("authorization", f"Bearer {token}")] if token else []
-    return grpc.intercept_channel(channel, _AddMetadata(credentials))
+    return _Channel(channel, credentials)

@@ -209,6 +209,8 @@ class _Boundary(grpc.ServerInterceptor):
         self._tokens = tokens
         self._check = check
         self._paces = {method: _Pace(seconds) for method, seconds in longest.items()}
+        self._handlers: dict[str, Any] = {}
+        """Of the methods that there are, each made once."""
         self.arrivals = _Arrivals(max(1, max_calls // 2))
         self.refused = 0
         """Calls that were too many; about, since nothing guards it."""
@@ -221,9 +223,14 @@ class _Boundary(grpc.ServerInterceptor):
             self._authenticate(method, authorization_of(details.invocation_metadata))
         except CraError as error:
             return self._refusal(error, method)
-        handler = continuation(details)
-        if handler is None:
-            return None
+        if method not in self._handlers:
+            handler = continuation(details)
+            if handler is None:
+                return None
+            self._handlers[method] = self._surround(handler, method)
+        return self._handlers[method]
+
+    def _surround(self, handler: Any, method: str) -> Any:
         # gRPC awaits a single message before it calls anything of ours, for as long as that takes.
         # As a stream of one, it is awaited here.
         wrap, make = (
@@ -238,8 +245,10 @@ class _Boundary(grpc.ServerInterceptor):
         )
 
     def _around(self, handler: Any, method: str) -> Any:
+        name = self.metrics.name_of(method)
+
         def call(messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
-            with _Call(self, method, context) as admit:
+            with _Call(self, method, name, context) as admit:
                 request = _readable(self.arrivals.receive(messages, context))
                 admit()
                 return handler.unary_unary(request, context)
@@ -247,8 +256,10 @@ class _Boundary(grpc.ServerInterceptor):
         return call
 
     def _around_stream(self, handler: Any, method: str) -> Any:
+        name = self.metrics.name_of(method)
+
         def call(messages: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-            with _Call(self, method, context, stream=handler.request_streaming) as admit:
+            with _Call(self, method, name, context, stream=handler.request_streaming) as admit:
                 if handler.request_streaming:
                     admit()
                     yield from handler.stream_stream(map(_readable, messages), context)
@@ -274,7 +285,7 @@ class _Boundary(grpc.ServerInterceptor):
         """
 
         def refuse(_requests: object, context: grpc.ServicerContext) -> Iterator[Any]:
-            call = _Call(self, method, context)
+            call = _Call(self, method, self.metrics.name_of(method), context)
             call.begin()
             call.abort(error)
             yield
@@ -346,19 +357,24 @@ class _Call:
     """
 
     def __init__(
-        self, boundary: _Boundary, method: str, context: grpc.ServicerContext, stream: bool = False
+        self,
+        boundary: _Boundary,
+        method: str,
+        name: str,
+        context: grpc.ServicerContext,
+        stream: bool = False,
     ) -> None:
         self._boundary, self._method, self._context = boundary, method, context
+        self._name = name
         self._stream = stream
         self._admitted = False
-        self._name = boundary.metrics.name_of(method)
         self._span = tracing.Scope()
 
     def begin(self) -> None:
         """Bind what the log lines of the call have in common, and begin to count and trace it."""
         self._start = time.perf_counter()
         self._boundary.metrics.begin(self._name)
-        structlog.contextvars.clear_contextvars()
+        # Each call has a context of its own, of gRPC, in which nothing is bound yet.
         metadata = dict(self._context.invocation_metadata())
         given = metadata.get("x-request-id")
         request_id = str(given)[:128] if given else new_id()

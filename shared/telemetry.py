@@ -1,8 +1,8 @@
 """Structured logs, one line an event, with the ids of its request, task and trace; and metrics."""
 
 import logging
+import secrets
 import sys
-import uuid
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -79,4 +79,4 @@ def serve_metrics(host: str, port: int, registry: CollectorRegistry = REGISTRY) 
 
 def new_id() -> str:
     """Return a fresh id for a request or task: 32 hex digits."""
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)

@@ -19,6 +19,7 @@ from cra.services.embedding.releases import Releases
 from cra.services.embedding.towers import IDLE_SHARE, LOADS_WITHIN, Towers
 from cra.shared import rpc, tracing
 from cra.shared.adapters.remote_encoder import RELEASE_STATES
+from cra.shared.domain import Vector, is_finite
 from cra.shared.errors import (
     CraError,
     DeadlineExceededError,
@@ -40,7 +41,6 @@ PROOF_LASTS: Final = 10.0
 
 Result = TypeVar("Result")
 Pixels = npt.NDArray[np.uint8]
-Vector = npt.NDArray[np.float32]
 
 _STATES: Final = {ours: theirs for theirs, ours in RELEASE_STATES.items()}
 
@@ -64,7 +64,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             settings.max_queue,
             "text",
             group=lambda one: one.release,
-            sound=lambda result: _is_finite(result[0]),
+            sound=lambda result: is_finite(result[0]),
             # A process that hangs is replaced before; and the next one may have to be loaded.
             longest=settings.batch_seconds + 2 * LOADS_WITHIN,
         )
@@ -74,7 +74,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             settings.max_queue,
             "image",
             lanes=towers.info.image_lanes,
-            sound=_is_finite,
+            sound=is_finite,
             longest=IDLE_SHARE * settings.batch_seconds + 2 * LOADS_WITHIN,
         )
         self._decoders = ThreadPoolExecutor(2, "decode")
@@ -270,19 +270,15 @@ def _prove(batcher: Batcher[Any, Result], item: Any, name: str) -> Result:
         raise UnavailableError(f"the {name} tower has not answered for {seconds:.0f} s") from error
 
 
-def _is_finite(vector: Vector) -> bool:
-    return bool(np.isfinite(vector).all())
-
-
 def _check_finite(vector: Vector, what: str) -> None:
-    if not _is_finite(vector):
+    if not is_finite(vector):
         raise CraError(f"{what} encodes it to what is no number")
 
 
 def _image_result(found: Vector | BadImageError) -> pb.ImageResult:
     if isinstance(found, BadImageError):
         return pb.ImageResult(error=pb.ImageError(reason=found.reason, message=found.message))
-    if not _is_finite(found):
+    if not is_finite(found):
         message = "the image tower encodes it to what is no number"
         return pb.ImageResult(error=pb.ImageError(reason="no_number", message=message))
     return pb.ImageResult(embedding=pb.ImageEmbedding(vector=_bytes(found)))

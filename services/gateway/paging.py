@@ -1,6 +1,7 @@
 """Page tokens: signed, and bound to query, scope, release, collection and the last hit."""
 
 import base64
+import functools
 import hashlib
 import hmac
 import json
@@ -68,6 +69,10 @@ class PageTokens:
 
     def _sign(self, digest: bytes, image_tower: str, payload: bytes) -> bytes:
         # Fixed-length parts first, so that no two inputs run together.
-        tower = hashlib.sha256(image_tower.encode()).digest()
-        whole = hmac.new(self._key, digest + tower + payload, hashlib.sha256)
-        return whole.digest()[:_SIGNATURE_BYTES]
+        whole = hmac.digest(self._key, digest + _digest(image_tower) + payload, "sha256")
+        return whole[:_SIGNATURE_BYTES]
+
+
+@functools.lru_cache
+def _digest(image_tower: str) -> bytes:
+    return hashlib.sha256(image_tower.encode()).digest()

@@ -1,7 +1,7 @@
 """A search request, checked: what is wrong with it is said here, field by field."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
@@ -110,7 +110,7 @@ def parse(request: pb.SearchRequest, scope: tuple[str, ...] = (), *, expand: boo
         terms=tuple(terms),
         top_k=top_k,
         min_score=min_score,
-        where=replace(_filter(request.filter), scope=scope),
+        where=_filter(request.filter, scope),
         text_release=request.text_release,
         page_token=request.page_token,
         include_url=request.include_url,
@@ -135,7 +135,7 @@ def _term(holder: pb.SearchRequest | pb.Term, weight: float, prefix: str) -> Ter
     return Term(holder.image, weight, field)
 
 
-def _filter(given: pb.Filter) -> SearchFilter:
+def _filter(given: pb.Filter, scope: tuple[str, ...]) -> SearchFilter:
     for number in rpc.unknown_numbers(given):
         # Of a newer contract: dropped in silence, it would let hits through that it rules out.
         raise InvalidArgumentError(
@@ -165,6 +165,7 @@ def _filter(given: pb.Filter) -> SearchFilter:
             raise InvalidArgumentError(field, "is given twice; names have no case")
         metadata[name.lower()] = tuple(values.values)
     return SearchFilter(
+        scope=scope,
         buckets=tuple(given.buckets),
         key_prefix=given.key_prefix,
         metadata=metadata,

@@ -1,9 +1,10 @@
 """Search itself: terms to one vector, vector to ranked images."""
 
+import math
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -14,7 +15,7 @@ from cra.services.gateway.query import MAX_RESULTS, Query, Term
 from cra.services.gateway.query_cache import QueryCache
 from cra.services.gateway.towers import Served, Towers
 from cra.shared import rpc, terms
-from cra.shared.domain import ObjectRef, ScoredImage, SearchFilter, Vector
+from cra.shared.domain import ObjectRef, ScoredImage, SearchFilter, Vector, is_finite
 from cra.shared.duplicates import fold
 from cra.shared.errors import (
     FailedPreconditionError,
@@ -324,13 +325,14 @@ class SearchEngine:
                             f"{term.field}: {term.content.image_id!r} is not indexed"
                         )
                     sides[term.field] = known[term.content]
-        total = _numbers(np.sum([term.weight * sides[term.field] for term in query.terms], axis=0))
-        length = float(np.linalg.norm(total))
+        first, *more = query.terms
+        total = first.weight * sides[first.field]
+        for term in more:
+            total += term.weight * sides[term.field]
+        length = math.sqrt(_numbers(total) @ total)
         if length < ZERO_SUM * max(abs(term.weight) for term in query.terms):
             raise InvalidArgumentError("terms", "sum to zero; there is nothing to look for")
-        return _EncodedQuery(
-            (total / length).astype(np.float32), release, truncated, timing, tuple(expanded)
-        )
+        return _EncodedQuery(total / length, release, truncated, timing, tuple(expanded))
 
     def _embed_texts(self, texts: list[str], named: str, served: Served) -> EncodedTexts:
         """Encode with the release that is named, else with the active one."""
@@ -380,7 +382,7 @@ def _image_refs(terms: tuple[Term, ...]) -> tuple[ObjectRef, ...]:
 
 def _numbers(vector: Vector) -> Vector:
     """Return a vector that can be searched with; Milvus would rank by one that is none."""
-    if not np.isfinite(vector).all():
+    if not is_finite(vector):
         raise UnavailableError("an encoded vector holds what is no number")
     return vector
 
@@ -391,4 +393,4 @@ def _same_tower(expected: str, found: str) -> None:
 
 
 def _add(one: EncodeTiming, other: EncodeTiming) -> EncodeTiming:
-    return replace(one, queue=one.queue + other.queue, encode=one.encode + other.encode)
+    return EncodeTiming(one.queue + other.queue, one.encode + other.encode)

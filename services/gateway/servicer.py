@@ -5,8 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import structlog
@@ -70,8 +69,9 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         self._workers.shutdown()
 
     def Search(self, request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
-        authorization = authorization_of(context.invocation_metadata())
-        key = self._keys.authenticate(authorization) if self._keys else None
+        key = None
+        if self._keys:
+            key = self._keys.authenticate(authorization_of(context.invocation_metadata()))
         return self._answer(request, key)
 
     def SearchStream(
@@ -155,7 +155,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         if asked_by is not None:
             now = time.monotonic()
             deadline = now + PARTS_TAKE * (asked_by.deadline - now)
-            rpc.caller.set(replace(asked_by, deadline=deadline))
+            rpc.caller.set(rpc.Caller(deadline, asked_by.waits, asked_by.at_end))
         query = parse(request, key.buckets if key else (), expand=self._expand)
         request_id = request.request_id or rpc.request_id.get() or new_id()
         rpc.request_id.set(request_id)
@@ -176,7 +176,8 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
 def _response(request_id: str, ranking: Ranking, total: float) -> pb.SearchResponse:
     return pb.SearchResponse(
         request_id=request_id,
-        hits=[_hit(hit) for hit in ranking.hits],
+        # As plain values: each becomes a message where it belongs, and is not copied there.
+        hits=[_hit(hit) for hit in ranking.hits],  # type: ignore[misc]
         next_page_token=ranking.next_page_token,
         text_release=ranking.text_release,
         image_tower=ranking.image_tower,
@@ -191,21 +192,24 @@ def _response(request_id: str, ranking: Ranking, total: float) -> pb.SearchRespo
     )
 
 
-def _hit(hit: RankedImage) -> pb.Hit:
+def _hit(hit: RankedImage) -> dict[str, Any]:
     record = hit.image.record
-    message = pb.Hit(
-        rank=hit.rank,
-        image_id=record.ref.image_id,
-        score=max(-1.0, min(1.0, hit.image.score)),
-        bucket=record.ref.bucket,
-        key=record.ref.key,
-        etag=record.version.etag,
-        width=record.width,
-        height=record.height,
-        metadata=dict(record.metadata),
-        url=hit.url,
-        relevance=hit.relevance,
-        duplicates=hit.duplicates,
-    )
-    message.ingested_at.FromMilliseconds(round(record.ingested_at * 1000))
-    return message
+    milliseconds = round(record.ingested_at * 1000)
+    return {
+        "rank": hit.rank,
+        "image_id": record.ref.image_id,
+        "score": max(-1.0, min(1.0, hit.image.score)),
+        "bucket": record.ref.bucket,
+        "key": record.ref.key,
+        "etag": record.version.etag,
+        "width": record.width,
+        "height": record.height,
+        "ingested_at": {
+            "seconds": milliseconds // 1000,
+            "nanos": milliseconds % 1000 * 1_000_000,
+        },
+        "metadata": record.metadata,
+        "url": hit.url,
+        "relevance": hit.relevance,
+        "duplicates": hit.duplicates,
+    }
