@@ -71,6 +71,7 @@ class ColourTowers:
         precision="fp32",
         text_batch=4,
         image_batch=4,
+        text_lanes=1,
         image_lanes=1,
     )
 

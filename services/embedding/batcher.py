@@ -61,6 +61,7 @@ class Batcher(Generic[Item, Result]):
         name: of the tower, for messages.
         group: which items may share a batch; all, unless given.
         lanes: batches that are encoded at once, each on its own thread.
+        beside: items in line from which on a batch is begun while another one is being encoded.
         sound: whether a result shows that the tower works.
         longest: seconds after which a batch that is not done shows that its thread is stuck.
     """
@@ -73,6 +74,7 @@ class Batcher(Generic[Item, Result]):
         name: str,
         group: Callable[[Item], Hashable] = lambda _: None,
         lanes: int = 1,
+        beside: int = 1,
         sound: Callable[[Result], bool] = lambda _: True,
         longest: float = 600.0,
     ) -> None:
@@ -80,6 +82,7 @@ class Batcher(Generic[Item, Result]):
         self._group = group
         self._max_batch = max_batch
         self._max_queue = max_queue
+        self._beside = beside
         self._name = name
         self._line: list[_Waiting[Item, Result]] = []
         self._numbers = itertools.count()
@@ -92,6 +95,8 @@ class Batcher(Generic[Item, Result]):
         self._busy_since: dict[int, float] = {}
         """By thread."""
         self._seconds_an_item = 0.0
+        self._ended = 0.0
+        """`time.monotonic()` when the last batch did."""
         self.last_success = float("-inf")
         """`time.monotonic()` when a batch was last encoded to something sound."""
         metrics.QUEUE_ITEMS.labels(name).set_function(lambda: len(self._line))
@@ -157,7 +162,8 @@ class Batcher(Generic[Item, Result]):
             ]
             for entry in waiting:
                 heapq.heappush(self._line, entry)
-            self._changed.notify()
+            if self._is_due():
+                self._changed.notify()
         return [entry.future for entry in waiting]
 
     def _wait(self, priority: int) -> float:
@@ -203,7 +209,7 @@ class Batcher(Generic[Item, Result]):
     def _work(self) -> None:
         me = threading.get_ident()
         while batch := self._next_batch():
-            start = self._busy_since[me] = time.monotonic()
+            start = self._busy_since[me]
             try:
                 with self._traced(batch, start):
                     results = self._encode([entry.item for entry in batch])
@@ -217,9 +223,12 @@ class Batcher(Generic[Item, Result]):
                 for entry in batch:
                     entry.future.set_exception(UnavailableError(f"its thread died: {error!r}"))
                 raise
-            took = time.monotonic() - start
+            now = time.monotonic()
+            took = now - start
             self._note(batch, start, took)
-            now_known = took / len(batch) / len(self._threads)
+            # While another one was encoded this one may only have waited.
+            now_known = (now - max(start, self._ended)) / len(batch)
+            self._ended = now
             self._seconds_an_item += SMOOTH * (now_known - self._seconds_an_item)
             if any(self._sound(result) for _, result in answered):
                 self.last_success = time.monotonic()
@@ -246,13 +255,23 @@ class Batcher(Generic[Item, Result]):
 
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
         """Wait for work; an empty batch means the end."""
+        me = threading.get_ident()
         with self._changed:
-            self._busy_since.pop(threading.get_ident(), None)
+            self._busy_since.pop(me, None)
             while True:
-                batch = self._take()
-                if batch or self._closed:
+                batch = self._take() if self._is_due() else []
+                if batch:
+                    self._busy_since[me] = time.monotonic()
+                    if self._is_due():
+                        self._changed.notify()
+                if batch or (self._closed and not self._line):
                     return batch
                 self._changed.wait()
+
+    def _is_due(self) -> bool:
+        """Tell whether a batch is to be begun now."""
+        least = self._beside if self._busy_since and not self._closed else 1
+        return len(self._line) >= least
 
     def _take(self) -> list[_Waiting[Item, Result]]:
         """Take the first in line and those of its group, in order; the others keep their places."""

@@ -111,11 +111,19 @@ class Engine:
             torch.set_num_threads(self._threads)
 
     @property
+    def text_lanes(self) -> int:
+        """Batches of texts in their process at once.
+
+        OpenVINO's one stream has them take turns, so that it never waits for the next one. Torch
+        would encode both side by side.
+        """
+        return 2 if self.runtime.engine == "openvino" else 1
+
+    @property
     def image_lanes(self) -> int:
         """Batches of images that are encoded at once, so that a stream that is done has the next.
 
-        Torch on CPU takes one: two would fight for its threads. So does the text tower, which has
-        one stream: a batch that is at hand early is only a smaller one.
+        Torch on CPU takes one: two would fight for its threads.
         """
         on_cpu = self.runtime.device == "cpu" and self.runtime.engine == "torch"
         return 1 if on_cpu else 2

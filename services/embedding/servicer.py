@@ -64,6 +64,8 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             settings.max_queue,
             "text",
             group=lambda one: one.release,
+            lanes=towers.info.text_lanes,
+            beside=towers.info.text_batch,
             sound=lambda result: is_finite(result[0]),
             # A process that hangs is replaced before; and the next one may have to be loaded.
             longest=settings.batch_seconds + 2 * LOADS_WITHIN,

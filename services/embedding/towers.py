@@ -61,6 +61,8 @@ class TowerInfo:
     precision: str
     text_batch: int
     """Texts that the text tower takes at once."""
+    text_lanes: int
+    """Batches of texts that its process has at once: the second, a full one, waits there."""
     image_batch: int
     image_lanes: int
     """Batches of images that are encoded at once."""
@@ -118,7 +120,9 @@ class TowerProcesses:
     def __init__(self, settings: Settings) -> None:
         engine = Engine.choose(settings)
         seconds = settings.batch_seconds
-        self._text = _TowerProcess("text", tower_process.load_text_towers, engine, seconds)
+        self._text = _TowerProcess(
+            "text", tower_process.load_text_towers, engine, seconds, engine.text_lanes
+        )
         self._image = _TowerProcess(
             "image",
             tower_process.load_image_tower,
@@ -132,7 +136,9 @@ class TowerProcesses:
         except BaseException:
             self.close()
             raise
-        self.info = TowerInfo(**text, **image, image_lanes=engine.image_lanes)
+        self.info = TowerInfo(
+            **text, **image, text_lanes=engine.text_lanes, image_lanes=engine.image_lanes
+        )
 
     def encode_texts(
         self, release: str, texts: Sequence[str]

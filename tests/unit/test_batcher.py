@@ -266,6 +266,52 @@ def test_closing_drains(tower: Tower) -> None:
     assert _values([*running, *waiting]) == [2, 4, 6, 8, 10, 12]
 
 
+def test_a_full_batch_goes_beside_another_one_and_no_smaller_one_does(tower: Tower) -> None:
+    """While one is encoded, what does not fill a batch waits for more, or for that one's end.
+
+    Broken on purpose: without `beside` the second item is a batch by itself.
+    """
+    batcher: Batcher[int, int] = Batcher(tower.encode, 4, 99, "number", lanes=2, beside=4)
+    futures = batcher.submit([1], _later())
+    tower.wait_until_busy()
+    for number in (2, 3, 4, 5):
+        futures += batcher.submit([number], _later())
+    tower.wait_until_busy()
+    futures += batcher.submit([6, 7], _later())
+    tower.turn(2)
+    tower.wait_until_busy()
+    tower.turn()
+    assert _values(futures) == [2, 4, 6, 8, 10, 12, 14]
+    assert tower.batches == [[1], [2, 3, 4, 5], [6, 7]]
+    batcher.close()
+
+
+def test_one_call_fills_every_lane(tower: Tower) -> None:
+    """A call of more than a batch holds is encoded by all lanes, though it wakes one."""
+    batcher: Batcher[int, int] = Batcher(tower.encode, 4, 99, "number", lanes=2, beside=4)
+    futures = batcher.submit(range(10), _later())
+    tower.wait_until_busy()
+    tower.wait_until_busy()
+    tower.turn(3)
+    assert _values(futures) == [2 * number for number in range(10)]
+    assert sorted(map(len, tower.batches)) == [2, 4, 4]
+    batcher.close()
+
+
+def test_closing_drains_what_would_have_waited(tower: Tower) -> None:
+    """On close what does not fill a batch is encoded too, and every thread ends."""
+    batcher: Batcher[int, int] = Batcher(tower.encode, 4, 99, "number", lanes=2, beside=4)
+    futures = batcher.submit([1], _later())
+    tower.wait_until_busy()
+    futures += batcher.submit([2, 3], _later())
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    tower.turn(2)
+    assert _values(futures) == [2, 4, 6]
+    closing.join(SOON)
+    assert not closing.is_alive()
+
+
 def test_an_idle_batcher_closes_at_once(tower: Tower) -> None:
     """Nothing in line: close returns."""
     Batcher(tower.encode, 4, 8, "number").close()
