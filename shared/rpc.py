@@ -357,14 +357,20 @@ class _Method:
     def __init__(self, method: Any, credentials: Sequence[tuple[str, str]]) -> None:
         self._method, self._credentials = method, credentials
 
-    def __call__(self, request: Any, *, metadata: _Metadata = None, **kwargs: Any) -> Any:
-        return self._method(request, metadata=self._extend(metadata), **kwargs)
+    def __call__(
+        self, request: Any, timeout: float | None = None, metadata: _Metadata = None, **kwargs: Any
+    ) -> Any:
+        return self._method(request, timeout, self._extend(metadata), **kwargs)
 
-    def with_call(self, request: Any, *, metadata: _Metadata = None, **kwargs: Any) -> Any:
-        return self._method.with_call(request, metadata=self._extend(metadata), **kwargs)
+    def with_call(
+        self, request: Any, timeout: float | None = None, metadata: _Metadata = None, **kwargs: Any
+    ) -> Any:
+        return self._method.with_call(request, timeout, self._extend(metadata), **kwargs)
 
-    def future(self, request: Any, *, metadata: _Metadata = None, **kwargs: Any) -> Any:
-        return self._method.future(request, metadata=self._extend(metadata), **kwargs)
+    def future(
+        self, request: Any, timeout: float | None = None, metadata: _Metadata = None, **kwargs: Any
+    ) -> Any:
+        return self._method.future(request, timeout, self._extend(metadata), **kwargs)
 
     def _extend(self, given: _Metadata) -> list[tuple[str, str]]:
         metadata = [*(given or ()), *self._credentials]

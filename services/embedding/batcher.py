@@ -227,7 +227,7 @@ class Batcher(Generic[Item, Result]):
             took = now - start
             self._note(batch, start, took)
             # While another one was encoded this one may only have waited.
-            now_known = (now - max(start, self._ended)) / len(batch)
+            now_known = max(0.0, now - max(start, self._ended)) / len(batch)
             self._ended = now
             self._seconds_an_item += SMOOTH * (now_known - self._seconds_an_item)
             if any(self._sound(result) for _, result in answered):

@@ -33,6 +33,8 @@ _image_tower: "ImageEncoder"
 _base_tower: "TextEncoder"
 _text_towers: "dict[str, TextEncoder]" = {}
 """By release."""
+_turn: Final = threading.Lock()
+"""Of texts: parts of two batches would alternate, and the first be done as late as the second."""
 _loading: "dict[str, Future[TextEncoder]]" = {}
 _loader: ThreadPoolExecutor
 _problem: Exception | None = None
@@ -153,7 +155,8 @@ def encode_texts(release: str, texts: list[str]) -> tuple[npt.NDArray[np.float32
     tower = _text_towers.get(release)
     if tower is None:
         raise FailedPreconditionError(f"the text release {release} is not loaded")
-    return tower.encode(texts)
+    with _turn:
+        return tower.encode(texts)
 
 
 def encode_images(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
