@@ -114,8 +114,8 @@ class Engine:
     def text_lanes(self) -> int:
         """Batches of texts in their process at once.
 
-        OpenVINO's one stream has them take turns, so that it never waits for the next one. Torch
-        would encode both side by side.
+        They take turns, so that the tower never waits for the next one. That was measured with
+        OpenVINO alone; torch has one.
         """
         return 2 if self.runtime.engine == "openvino" else 1
 
