@@ -4,6 +4,7 @@ Free of torch. Shapes: n items, t tokens, s input size, d embedding dimension.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -54,17 +55,27 @@ class ImageEncoder(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Passes:
+    """What decides how a batch of texts is cut into forward passes; all in tokens."""
+
+    cost: int
+    """How many take as long as one more pass takes."""
+    most: int
+    """In a pass, padding among them."""
+
+
 def encode_by_length(
     ids_nt: npt.NDArray[np.int64],
     forward: Callable[[npt.NDArray[np.int64]], Vectors],
-    most: int,
+    passes: Passes,
 ) -> Vectors:
-    """Encode texts of like length together, each part cut to its longest: padding costs time.
+    """Encode texts of like length together, each pass cut to its longest: padding costs time.
 
     Args:
         ids_nt: token ids, padded at the end.
-        forward: encodes a part of them.
-        most: texts in one part.
+        forward: encodes those of one pass.
+        passes: says what is better, padding or one more pass.
 
     Returns:
         unit vectors in the order of `ids_nt`.
@@ -72,13 +83,41 @@ def encode_by_length(
     lengths_n = (ids_nt != PAD).sum(axis=1)
     order_n = np.argsort(lengths_n, kind="stable")
     parts = []
-    for start in range(0, len(order_n), most):
-        chosen = order_n[start : start + most]
+    for part in cut(lengths_n[order_n].tolist(), passes):
+        chosen = order_n[part]
         parts.append(forward(np.ascontiguousarray(ids_nt[chosen, : lengths_n[chosen[-1]]])))
     encoded_nd = np.concatenate(parts)
     vectors_nd = np.empty_like(encoded_nd)
     vectors_nd[order_n] = encoded_nd
     return unit(vectors_nd)
+
+
+def cut(lengths: Sequence[int], passes: Passes) -> list[slice]:
+    """Return the passes that take the least time, by dynamic programming.
+
+    Args:
+        lengths: of texts, ascending. One that is over the most tokens has a pass of its own.
+        passes: what they cost.
+    """
+    count = len(lengths)
+    if count * lengths[-1] <= min(passes.most, sum(lengths) + passes.cost):
+        return [slice(0, count)]
+    least = [0.0] * (count + 1)
+    """By how many texts, from the shortest on: what encoding them costs."""
+    start_of = [0] * (count + 1)
+    """By the same: where the last of its passes starts."""
+    for end in range(1, count + 1):
+        longest = lengths[end - 1]
+        first = max(0, end - max(1, passes.most // longest))
+        least[end], start_of[end] = min(
+            (least[start] + passes.cost + (end - start) * longest, start)
+            for start in range(first, end)
+        )
+    found, end = [], count
+    while end:
+        found.append(slice(start_of[end], end))
+        end = start_of[end]
+    return found[::-1]
 
 
 def unit(vectors_nd: Vectors) -> Vectors:

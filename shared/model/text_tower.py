@@ -175,4 +175,4 @@ class TextTower:
     def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], list[bool]]:
         """Encode n texts; see `encoders.TextEncoder.encode`."""
         ids_nt, truncated = self.tokenizer(texts)
-        return encode_by_length(ids_nt, self._forward, self._forward.texts_at_once), truncated
+        return encode_by_length(ids_nt, self._forward, self._forward.text_passes), truncated

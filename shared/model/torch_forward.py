@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cra.shared.model.encoders import Passes
 from cra.shared.model.runtime import Runtime
 
 HIGH: Final = -1
@@ -42,8 +43,9 @@ class TorchForward:
         }
         self._priority = priority
         self._of_thread = threading.local()
-        self.texts_at_once: int = 8 if self._device.type == "cpu" else 256
-        """A GPU is faster the more it has to do; a core gains nothing from long rows of padding."""
+        on_cpu = self._device.type == "cpu"
+        self.text_passes = Passes(cost=32, most=512) if on_cpu else Passes(cost=2**14, most=2**14)
+        """A GPU is faster the more it has to do; a core has to pay for padding."""
 
     def __call__(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return what the module makes of a batch, as float32."""
