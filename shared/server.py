@@ -140,8 +140,10 @@ class _Pace:
         self._running -= 1
         now = time.monotonic()
         if self._running >= BUSY:
-            # One that took very long waited for something that hung: that is no pace.
-            self._apart += (min(now - self._last, SOON) - self._apart) / 50
+            # One that took very long waited for something that hung, or the machine stood still:
+            # that is no pace. What has even the fewest refused need not count for more.
+            most = min(SOON, self._longest / BUSY)
+            self._apart += (min(now - self._last, most) - self._apart) / 50
         self._last = now
 
 

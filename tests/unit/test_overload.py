@@ -109,3 +109,21 @@ def test_a_pace_is_learnt_from_many_calls_at_once(monkeypatch: pytest.MonkeyPatc
         hasty.begin()
     with pytest.raises(ResourceExhaustedError, match=r"about 9.0 s; at most 0.001 are accepted"):
         hasty.begin()
+
+
+def test_a_machine_that_stands_still_now_and_then_is_not_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 32 callers, one answered every 8 ms, none is refused for a second without answers.
+
+    Fails when such a second counts whole.
+    """
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    pace = _Pace(1.0)
+    for _ in range(32):
+        pace.begin()
+    for number in range(1000):
+        now += 1.0 if number % 25 == 0 else 0.008
+        pace.end()
+        pace.begin()
