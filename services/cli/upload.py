@@ -29,10 +29,12 @@ PAUSES: Final = (0.2, 0.8, 3.0)
 """Seconds before a file is tried again when the store could not take it."""
 
 SUFFIXES: Final = {
-    ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jp2", ".jpeg", ".jpg", ".png", ".tif",
-    ".tiff", ".webp",
+    ".apng", ".avif", ".avifs", ".bmp", ".gif", ".heic", ".heics", ".heif", ".heifs", ".hif",
+    ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".pbm",
+    ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 }  # fmt: skip
-"""Files that a folder is searched for; a file that is named by itself is always put."""
+"""Files that a folder is searched for; a file that is named by itself is always put. Of all
+formats that ingest decodes; written down, because to ask Pillow it would have to be loaded."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from cra.services.cli.upload import Upload, find_uploads
+from cra.services.cli.upload import SUFFIXES, Upload, find_uploads
+from cra.shared.model.pixels import FORMATS
 
 
 def test_folders_keep_their_paths(tmp_path: Path) -> None:
@@ -21,6 +23,16 @@ def test_folders_keep_their_paths(tmp_path: Path) -> None:
     notes = Upload(tmp_path / "notes.txt", "notes.txt")
     assert find_uploads([notes.file]) == ([notes], 0)
     assert find_uploads([tmp_path, notes.file], "campus/")[1] == 0
+
+
+def test_a_folder_is_searched_for_every_format_that_is_decoded() -> None:
+    """The endings are those that Pillow knows for the formats that ingest decodes.
+
+    Fails when `.ppm` is taken out.
+    """
+    Image.init()
+    known = Image.registered_extensions().items()
+    assert {ending for ending, name in known if name in FORMATS} == SUFFIXES
 
 
 def test_two_files_for_one_key_are_refused(tmp_path: Path) -> None:
