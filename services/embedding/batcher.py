@@ -151,8 +151,8 @@ class Batcher(Generic[Item, Result]):
             if items and (wait := self._wait(priority)) > left:
                 self._late.inc(len(items))
                 raise ResourceExhaustedError(
-                    f"the {self._name}s that are waiting already take about {wait:.1f} s; the "
-                    f"deadline is in {left:.1f} s",
+                    f"the {self._name}s that are waiting already take about {wait:.3f} s; the "
+                    f"deadline is in {left:.3f} s",
                     retry_after=wait,
                 )
             trace = tracing.sampled()
