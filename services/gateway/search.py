@@ -176,12 +176,15 @@ class SearchEngine:
         if not query.page_token:
             return self._towers.of_release(query.text_release), None
         # A page goes on where it began, for as long as there is an encoder of that image tower.
+        known = self._towers.image_towers()
         try:
-            tower, last = self._read_token(query)
+            tower, last = self._read_token(query, known)
         except InvalidArgumentError:
-            if not self._towers.learn():  # it may fit the one that was down
+            self._towers.learn()  # it may fit the one that was down
+            learnt = self._towers.image_towers()
+            if learnt == known:
                 raise
-            tower, last = self._read_token(query)
+            tower, last = self._read_token(query, learnt)
         if query.text_release not in {"", last.text_release}:
             raise InvalidArgumentError("page_token", "belongs to another text_release")
         served = self._towers.of_image_tower(tower)
@@ -189,8 +192,7 @@ class SearchEngine:
             raise InvalidArgumentError("page_token", NO_FIT)
         return served, last
 
-    def _read_token(self, query: Query) -> tuple[str, Position]:
-        known = self._towers.image_towers()
+    def _read_token(self, query: Query, known: Sequence[str]) -> tuple[str, Position]:
         return self._page_tokens.read(query.page_token, query.digest, known)
 
     def _page(

@@ -204,16 +204,15 @@ class Towers:
                 return self._ahead(served) if served.image_tower == fingerprint else None
         return None
 
-    def learn(self) -> bool:
-        """Ask whoever has not answered since this process began; return whether there was one.
+    def learn(self) -> None:
+        """Ask whoever has not answered since this process began.
 
         Raises:
             UnavailableError: it does not answer.
         """
-        unknown = [one for one in self._both if one.said is None]
-        for one in unknown:
-            one.look()
-        return bool(unknown)
+        for one in self._both:
+            if one.said is None:
+                one.look()
 
     @property
     def two(self) -> bool:
