@@ -94,7 +94,7 @@ def test_a_pointer_that_was_removed_begins_anew(
     choose(1, old, new)
     towers.current()
     assert towers.current().image_tower == NEW
-    monkeypatch.setattr(towers_module, "CHOICE_LASTS", 0.05)
+    monkeypatch.setattr(towers_module, "CHOICE_LASTS", 0.3)  # more than `settle` pauses
     settle(towers, old)
 
 
@@ -111,7 +111,7 @@ def test_what_is_down_keeps_no_choice_alive(
     choose(1, old)
     with pytest.raises(UnavailableError, match="the new one is down"):
         towers.current()
-    monkeypatch.setattr(towers_module, "CHOICE_LASTS", 0.05)
+    monkeypatch.setattr(towers_module, "CHOICE_LASTS", 0.3)  # more than `settle` pauses
     settle(towers, old)
 
 
