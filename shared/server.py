@@ -141,7 +141,7 @@ class _Pace:
         now = time.monotonic()
         if self._running >= BUSY:
             # One that took very long waited for something that hung, or the machine stood still:
-            # that is no pace. What has even the fewest refused need not count for more.
+            # that is no pace. At `most` already the fewest calls that may be refused are.
             most = min(SOON, self._longest / BUSY)
             self._apart += (min(now - self._last, most) - self._apart) / 50
         self._last = now

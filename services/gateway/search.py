@@ -178,22 +178,19 @@ class SearchEngine:
         # A page goes on where it began, for as long as there is an encoder of that image tower.
         known = self._towers.image_towers()
         try:
-            tower, last = self._read_token(query, known)
+            tower, last = self._page_tokens.read(query.page_token, query.digest, known)
         except InvalidArgumentError:
             self._towers.learn()  # it may fit the one that was down
             learnt = self._towers.image_towers()
             if learnt == known:
                 raise
-            tower, last = self._read_token(query, learnt)
+            tower, last = self._page_tokens.read(query.page_token, query.digest, learnt)
         if query.text_release not in {"", last.text_release}:
             raise InvalidArgumentError("page_token", "belongs to another text_release")
         served = self._towers.of_image_tower(tower)
         if served is None:
             raise InvalidArgumentError("page_token", NO_FIT)
         return served, last
-
-    def _read_token(self, query: Query, known: Sequence[str]) -> tuple[str, Position]:
-        return self._page_tokens.read(query.page_token, query.digest, known)
 
     def _page(
         self, query: Query, tower: str, vector: Vector, last: Position | None

@@ -5,7 +5,7 @@ Free of torch. Shapes: n items, t tokens, s input size, d embedding dimension.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,11 @@ class Passes:
     """How many take as long as one more pass takes."""
     most: int
     """In a pass, padding among them."""
+
+
+PASSES_ON_CPU: Final = Passes(cost=32, most=512)
+"""Measured with RoBERTa-wwm-ext-base on two cores. In a pass of twice as many tokens a text took
+4 to 9 % less, and all would wait twice as long."""
 
 
 def encode_by_length(

@@ -11,15 +11,11 @@ import numpy.typing as npt
 from cra.shared.errors import FailedPreconditionError
 from cra.shared.model import int8_weights
 from cra.shared.model.converted import Converted
-from cra.shared.model.encoders import Passes, encode_by_length, unit
+from cra.shared.model.encoders import PASSES_ON_CPU, encode_by_length, unit
 from cra.shared.model.pixels import MEAN, STD, Preprocessing
 from cra.shared.model.quiet_openvino import PrePostProcessor, openvino
 from cra.shared.model.runtime import Runtime
 from cra.shared.model.tokenizer import Tokenizer
-
-TEXT_PASSES: Final = Passes(cost=32, most=512)
-"""Measured with RoBERTa-wwm-ext-base on two cores. In a pass of twice as many tokens a text took
-4 to 9 % less, and all would wait twice as long."""
 
 _PRECISIONS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
@@ -125,7 +121,7 @@ class OpenVinoTextTower:
     def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], list[bool]]:
         """Encode n texts; see `encoders.TextEncoder.encode`."""
         ids_nt, truncated = self.tokenizer(texts)
-        return encode_by_length(ids_nt, self._forward, TEXT_PASSES), truncated
+        return encode_by_length(ids_nt, self._forward, PASSES_ON_CPU), truncated
 
 
 class OpenVinoImageTower:

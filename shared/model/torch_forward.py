@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cra.shared.model.encoders import Passes
+from cra.shared.model.encoders import PASSES_ON_CPU, Passes
 from cra.shared.model.runtime import Runtime
 
 HIGH: Final = -1
@@ -44,7 +44,7 @@ class TorchForward:
         self._priority = priority
         self._of_thread = threading.local()
         on_cpu = self._device.type == "cpu"
-        self.text_passes = Passes(cost=32, most=512) if on_cpu else Passes(cost=2**14, most=2**14)
+        self.text_passes = PASSES_ON_CPU if on_cpu else Passes(cost=2**14, most=2**14)
         """A GPU is faster the more it has to do; a core has to pay for padding."""
 
     def __call__(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

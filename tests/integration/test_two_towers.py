@@ -13,7 +13,7 @@ import pytest
 
 from cra.search.v1 import search_pb2 as pb
 from cra.services.gateway import towers as towers_module
-from cra.services.gateway.paging import PageTokens
+from cra.services.gateway.paging import PageTokens, Position
 from cra.services.gateway.query import parse
 from cra.services.gateway.query_cache import QueryCache
 from cra.services.gateway.search import Ranking, SearchEngine
@@ -146,6 +146,31 @@ def test_a_page_of_an_image_tower_that_was_never_seen(moving: Moving, s3: Settin
         with pytest.raises(UnavailableError, match="the old one is down"):
             after.search(query)
         moving.old.down = ""
+        assert after.search(query).image_tower == moving.old.fingerprint
+
+
+def test_a_page_of_an_image_tower_that_is_learnt_meanwhile(moving: Moving, s3: Settings) -> None:
+    """A token fits an image tower that became known after the known ones were tried.
+
+    Break: read the token again only if `learn` found one that was unknown.
+    """
+    token = moving.search(text="红", top_k=10).next_page_token
+    choose(2, moving.new, moving.old)
+    moving.old.down = "the old one is down"
+
+    class Meanwhile(PageTokens):
+        def read(self, *args: Any) -> tuple[str, Position]:
+            try:
+                return super().read(*args)
+            finally:
+                moving.old.down = ""
+                after._towers.learn()  # as what runs beside does
+
+    after = SearchEngine(
+        moving.old, moving.vectors, S3ObjectStore(s3), Meanwhile("key"), QueryCache(0), moving.new
+    )
+    query = parse(pb.SearchRequest(text="红", top_k=10, page_token=token))
+    with contextlib.closing(after):
         assert after.search(query).image_tower == moving.old.fingerprint
 
 
