@@ -12,10 +12,13 @@ _TRIES: Final = 3
 def measure(
     encode: Callable[[int], object],
     most: int,
-    seconds: float = 2.0,
+    seconds: float = 1.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> int:
     """Return the smallest batch size, a power of two, whose rate is near the best.
+
+    Sizes take turns and their times are added up: while services start, others take the cores now
+    and then, and a small batch falls between where a large one does not.
 
     Args:
         encode: encodes a batch of a size.
@@ -24,16 +27,16 @@ def measure(
         clock: in seconds.
     """
     begun = clock()
-    rates: dict[int, float] = {}
+    taken: dict[int, float] = {}
     size = 1
-    while size <= most and (not rates or clock() - begun < seconds):
+    while size <= most and (not taken or clock() - begun < seconds):
         encode(size)  # the first of a shape costs more
-        taken = []
-        for _ in range(_TRIES):
+        taken[size] = 0.0
+        size *= 2
+    for _ in range(_TRIES):
+        for size in taken:
             start = clock()
             encode(size)
-            taken.append(clock() - start)
-        # The best of a few: whatever else the machine did meanwhile only ever adds.
-        rates[size] = size / max(min(taken), 1e-9)
-        size *= 2
+            taken[size] += clock() - start
+    rates = {size: size / max(took, 1e-9) for size, took in taken.items()}
     return min(size for size, rate in rates.items() if rate >= ENOUGH * max(rates.values()))

@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
@@ -117,7 +118,7 @@ def text_info() -> dict[str, Any]:
         "engine": _base_tower.runtime.engine,
         "device": _base_tower.runtime.device,
         "precision": _base_tower.runtime.precision,
-        "text_batch": _engine.max_batch or batch_size.measure(_encode_texts, _most()),
+        "text_batch": _measure(_encode_texts),
     }
 
 
@@ -131,13 +132,18 @@ def image_info() -> dict[str, Any]:
         "dimension": tower.dimension,
         "input_size": tower.preprocessing.input_size,
         "preprocessing": tower.preprocessing.fingerprint,
-        "image_batch": _engine.max_batch or batch_size.measure(_encode_images, _most()),
+        "image_batch": _measure(_encode_images),
     }
 
 
-def _most() -> int:
-    """Return the largest batch that is worth trying."""
-    return 32 if _engine.runtime.device == "cpu" else 256
+def _measure(encode: Callable[[int], None]) -> int:
+    """Return the batch size of a tower: what was set, or else what is found by trying."""
+    if _engine.max_batch:
+        return _engine.max_batch
+    if _engine.runtime.device != "cpu":
+        return batch_size.measure(encode, 256)
+    # While services start, others want the cores: what they take is not to count.
+    return batch_size.measure(encode, 32, clock=time.process_time)
 
 
 def _encode_texts(count: int) -> None:
