@@ -4,11 +4,12 @@ import base64
 import functools
 import hashlib
 import hmac
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+import orjson
 
 from cra.shared.errors import InvalidArgumentError
 
@@ -40,10 +41,9 @@ class PageTokens:
 
     def make(self, digest: bytes, image_tower: str, position: Position) -> str:
         """Return the token for the page after `position`."""
-        payload = json.dumps(
-            [position.rank, position.score, position.image_id, position.text_release],
-            ensure_ascii=False,
-        ).encode()
+        payload = orjson.dumps(
+            [position.rank, position.score, position.image_id, position.text_release]
+        )
         signature = self._sign(digest, image_tower, payload)
         return base64.urlsafe_b64encode(signature + payload).decode()
 
@@ -64,7 +64,7 @@ class PageTokens:
         signature, payload = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
         for image_tower in image_towers:
             if hmac.compare_digest(signature, self._sign(digest, image_tower, payload)):
-                return image_tower, Position(*json.loads(payload))
+                return image_tower, Position(*orjson.loads(payload))
         raise InvalidArgumentError("page_token", NO_FIT)
 
     def _sign(self, digest: bytes, image_tower: str, payload: bytes) -> bytes:

@@ -110,7 +110,9 @@ def parse(request: pb.SearchRequest, scope: tuple[str, ...] = (), *, expand: boo
         terms=tuple(terms),
         top_k=top_k,
         min_score=min_score,
-        where=_filter(request.filter, scope),
+        where=_filter(request.filter, scope)
+        if request.HasField("filter")
+        else SearchFilter(scope=scope),
         text_release=request.text_release,
         page_token=request.page_token,
         include_url=request.include_url,

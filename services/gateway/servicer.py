@@ -5,7 +5,8 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from contextvars import Context
+from typing import Final
 
 import grpc
 import structlog
@@ -104,7 +105,8 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             try:
                 for message in request_iterator:
                     slots.acquire()
-                    self._workers.submit(answer, message.request)
+                    # In a context of its own: its id is not that of the stream.
+                    self._workers.submit(Context().run, answer, message.request)
                 for _ in range(STREAM_PARALLEL):
                     slots.acquire()
             except grpc.RpcError:
@@ -124,7 +126,6 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         self, request: pb.SearchRequest, context: grpc.ServicerContext, authorization: str
     ) -> pb.SearchStreamResponse:
         try:
-            rpc.request_id.set("")  # that of the stream is not that of its queries
             rpc.caller.set(rpc.caller_of(context))
             key = self._keys.admit(authorization) if self._keys else None
             response = self._answer(request, key)
@@ -159,25 +160,22 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         query = parse(request, key.buckets if key else (), expand=self._expand)
         request_id = request.request_id or rpc.request_id.get() or new_id()
         rpc.request_id.set(request_id)
-        with structlog.contextvars.bound_contextvars(
-            request_id=request_id, **({"api_key": key.name} if key else {})
-        ):
-            ranking = self._engine.search(query)
-            total = time.perf_counter() - start
-            encode = ranking.encode
-            tracing.note(
-                request_id=request_id, release=ranking.text_release, hits=len(ranking.hits)
-            )
-            note_search(encode.queue, encode.encode, ranking.search_seconds, total)
-            _log.debug("search", hits=len(ranking.hits), release=ranking.text_release)
+        # For the lines of this query, which has a context of its own: it need not be undone.
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        if key:
+            structlog.contextvars.bind_contextvars(api_key=key.name)
+        ranking = self._engine.search(query)
+        total = time.perf_counter() - start
+        encode = ranking.encode
+        tracing.note(request_id=request_id, release=ranking.text_release, hits=len(ranking.hits))
+        note_search(encode.queue, encode.encode, ranking.search_seconds, total)
+        _log.debug("search", hits=len(ranking.hits), release=ranking.text_release)
         return _response(request_id, ranking, total)
 
 
 def _response(request_id: str, ranking: Ranking, total: float) -> pb.SearchResponse:
-    return pb.SearchResponse(
+    response = pb.SearchResponse(
         request_id=request_id,
-        # As plain values: each becomes a message where it belongs, and is not copied there.
-        hits=[_hit(hit) for hit in ranking.hits],  # type: ignore[misc]
         next_page_token=ranking.next_page_token,
         text_release=ranking.text_release,
         image_tower=ranking.image_tower,
@@ -190,26 +188,30 @@ def _response(request_id: str, ranking: Ranking, total: float) -> pb.SearchRespo
         ),
         expanded_texts=ranking.expanded_texts,
     )
+    for hit in ranking.hits:
+        _add_hit(response, hit)
+    return response
 
 
-def _hit(hit: RankedImage) -> dict[str, Any]:
+def _add_hit(response: pb.SearchResponse, hit: RankedImage) -> None:
     record = hit.image.record
     milliseconds = round(record.ingested_at * 1000)
-    return {
-        "rank": hit.rank,
-        "image_id": record.ref.image_id,
-        "score": max(-1.0, min(1.0, hit.image.score)),
-        "bucket": record.ref.bucket,
-        "key": record.ref.key,
-        "etag": record.version.etag,
-        "width": record.width,
-        "height": record.height,
-        "ingested_at": {
-            "seconds": milliseconds // 1000,
-            "nanos": milliseconds % 1000 * 1_000_000,
-        },
-        "metadata": record.metadata,
-        "url": hit.url,
-        "relevance": hit.relevance,
-        "duplicates": hit.duplicates,
-    }
+    # In its place: what is made elsewhere is copied there.
+    added = response.hits.add(
+        rank=hit.rank,
+        image_id=record.ref.image_id,
+        score=max(-1.0, min(1.0, hit.image.score)),
+        bucket=record.ref.bucket,
+        key=record.ref.key,
+        etag=record.version.etag,
+        width=record.width,
+        height=record.height,
+        url=hit.url,
+        relevance=hit.relevance,
+    )
+    added.ingested_at.seconds = milliseconds // 1000
+    added.ingested_at.nanos = milliseconds % 1000 * 1_000_000
+    if record.metadata:
+        added.metadata.update(record.metadata)
+    if hit.duplicates:
+        added.duplicates.extend(hit.duplicates)
