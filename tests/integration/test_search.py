@@ -276,6 +276,15 @@ def test_a_stream_outlives_bad_items(client: SearchClient) -> None:
             assert (answer.error.code, answer.error.field) == ("INVALID_ARGUMENT", "text")
 
 
+def test_queries_of_a_stream_share_no_id(client: SearchClient) -> None:
+    """Each query that brings no id of its own is given another one.
+
+    Break: have the threads of streams work without a context for each query.
+    """
+    answers = client.stream(pb.SearchRequest(text="红", top_k=1) for _ in range(30))
+    assert len({answer.response.request_id for answer in answers}) == 30
+
+
 def test_too_many_calls_at_once_are_refused(
     store: MilvusVectorStore, s3: Settings, encoder: ColourEncoder
 ) -> None:
