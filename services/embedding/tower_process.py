@@ -4,7 +4,6 @@ import contextlib
 import multiprocessing
 import signal
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
@@ -138,12 +137,8 @@ def image_info() -> dict[str, Any]:
 
 def _measure(encode: Callable[[int], None]) -> int:
     """Return the batch size of a tower: what was set, or else what is found by trying."""
-    if _engine.max_batch:
-        return _engine.max_batch
-    if _engine.runtime.device != "cpu":
-        return batch_size.measure(encode, 256)
-    # While services start, others want the cores: what they take is not to count.
-    return batch_size.measure(encode, 32, clock=time.process_time)
+    most = 32 if _engine.runtime.device == "cpu" else 256
+    return _engine.max_batch or batch_size.measure(encode, most)
 
 
 def _encode_texts(count: int) -> None:

@@ -105,7 +105,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             try:
                 for message in request_iterator:
                     slots.acquire()
-                    # In a context of its own: its id is not that of the stream.
+                    # In a context of its own: its thread has worked for other queries.
                     self._workers.submit(Context().run, answer, message.request)
                 for _ in range(STREAM_PARALLEL):
                     slots.acquire()
