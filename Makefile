@@ -51,7 +51,7 @@ bad-inputs: $(VENV)/.dev ## put every bad or odd object there is into a stack; w
 fuzz: $(VENV)/.fuzz ## run the fuzzers, a million executions in all or RUNS=N each (Linux)
 	@$(BIN)/python -m tests.fuzz $(if $(RUNS),--runs $(RUNS))
 
-bench: $(VENV)/.dev ## measure beside the alternatives, in over an hour; writes docs/benchmarks.md
+bench: $(VENV)/.dev ## measure beside the alternatives, in about an hour; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.bench
 
 faults: $(VENV)/.dev ## break every part of the stack while it works, in under an hour; writes docs/faults.md
