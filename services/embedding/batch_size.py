@@ -12,7 +12,7 @@ _TRIES: Final = 5
 def measure(
     encode: Callable[[int], object],
     most: int,
-    seconds: float = 0.5,
+    seconds: float = 2.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> int:
     """Return the smallest batch size, a power of two, whose rate is near the best.
@@ -23,14 +23,15 @@ def measure(
     Args:
         encode: encodes a batch of a size.
         most: largest size.
-        seconds: after which no larger size is begun; those that were are tried five times more.
+        seconds: in whose first quarter larger sizes are begun; those that were are then tried
+            `_TRIES` times each, however long that takes.
         clock: in seconds.
     """
     encode(1)  # what the very first call loads is of no size
     begun = clock()
     taken: dict[int, float] = {}
     size = 1
-    while size <= most and (not taken or clock() - begun < seconds):
+    while size <= most and (not taken or clock() - begun < seconds / 4):
         encode(size)  # the first of a shape costs more
         taken[size] = 0.0
         size *= 2

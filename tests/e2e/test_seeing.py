@@ -139,7 +139,9 @@ def test_one_trace_follows_an_image_through_all_services(used: Stack) -> None:
 
     def whole() -> bool:
         services = {span.service for span in found()}
-        return {"ingest", "worker", "embedding", "image-tower"} <= services and _whole(found())
+        return {"ingest", "worker", "embedding", "image-tower"} <= services and {
+            "POST /events", "wait in line", "sync", "look"
+        } <= {span.name for span in found()} and _whole(found())  # fmt: skip
 
     wait_until(whole, "the trace is whole")
     spans = found()

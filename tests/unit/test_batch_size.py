@@ -55,7 +55,7 @@ def test_a_busy_start_makes_no_batch_small() -> None:
 def test_it_ends_in_time() -> None:
     """A slow device is not kept busy: no size is begun after the time is over."""
     device = Device(0.0, 1.0)
-    assert measure(device, 256, 0.5, device.clock) == 1
+    assert measure(device, 256, 2.0, device.clock) == 1
     assert max(device.sizes) == 1
 
 
