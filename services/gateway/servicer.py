@@ -19,6 +19,7 @@ from cra.services.gateway.query import parse
 from cra.services.gateway.search import RankedImage, Ranking, SearchEngine
 from cra.shared import rpc, tracing
 from cra.shared.api_keys import ApiKey
+from cra.shared.calls import authorization_of
 from cra.shared.errors import (
     CraError,
     InvalidArgumentError,
@@ -26,7 +27,6 @@ from cra.shared.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from cra.shared.server import authorization_of
 from cra.shared.telemetry import new_id
 
 STREAM_PARALLEL: Final = 8

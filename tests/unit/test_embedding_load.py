@@ -149,7 +149,7 @@ def test_only_a_quick_outage_is_tried_again_by_the_channel(
         tried.append(release)
         raise errors.UnavailableError("Milvus does not answer")
 
-    monkeypatch.setattr("cra.shared.server.SOON", soon)
+    monkeypatch.setattr("cra.shared.calls.SOON", soon)
     monkeypatch.setattr(own.towers, "encode_texts", fail)
     with pytest.raises(errors.UnavailableError, match="Milvus does not answer"):
         own.encoder.embed_texts(["红"], timeout=SOON)

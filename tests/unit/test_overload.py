@@ -11,11 +11,10 @@ from cra.search.v1 import search_pb2_grpc as pb_grpc
 from cra.services.gateway.query import Query
 from cra.services.gateway.search import Ranking
 from cra.services.gateway.servicer import SearchServicer
-from cra.shared import rpc
-from cra.shared import server as server_module
+from cra.shared import calls, rpc
 from cra.shared.errors import ResourceExhaustedError
 from cra.shared.ports import EncodeTiming
-from cra.shared.server import Server, _Pace
+from cra.shared.server import Server
 from cra.shared.settings import Settings
 from tests.load.arrivals import Outcome, closed_loop, open_loop, tail_of
 
@@ -89,7 +88,7 @@ def test_a_pace_is_learnt_from_many_calls_at_once(monkeypatch: pytest.MonkeyPatc
     """Few calls are always taken; of many, no more than are answered within what is accepted."""
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    pace = _Pace(1.0)
+    pace = calls.Pace(1.0)
     for _ in range(40):
         pace.begin()
     refusals = []
@@ -103,9 +102,9 @@ def test_a_pace_is_learnt_from_many_calls_at_once(monkeypatch: pytest.MonkeyPatc
     # Twenty are answered in a second, one each 50 ms.
     assert 18 <= pace._running <= 20
     assert all(1 < one.retry_after < 3.5 for one in refusals)
-    hasty = _Pace(0.001)
+    hasty = calls.Pace(0.001)
     hasty._apart = 1.0
-    for _ in range(server_module.BUSY):
+    for _ in range(calls.BUSY):
         hasty.begin()
     with pytest.raises(ResourceExhaustedError, match=r"about 9.0 s; at most 0.001 are accepted"):
         hasty.begin()
@@ -120,7 +119,7 @@ def test_a_machine_that_stands_still_now_and_then_is_not_slow(
     """
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    pace = _Pace(1.0)
+    pace = calls.Pace(1.0)
     for _ in range(32):
         pace.begin()
     for number in range(1000):

@@ -16,6 +16,7 @@ from cra.search.v1 import search_pb2, search_pb2_grpc
 from cra.services.gateway.query import Query
 from cra.services.gateway.search import RankedImage, Ranking
 from cra.services.gateway.servicer import SearchServicer
+from cra.shared import calls as calls_module
 from cra.shared import errors, rpc
 from cra.shared import server as server_module
 from cra.shared.adapters.remote_encoder import SERVICE
@@ -69,7 +70,7 @@ def test_connections_that_say_nothing_are_closed(
 
     Broken on purpose: without `server_handshake_timeout_ms` they stay for two minutes.
     """
-    monkeypatch.setattr(server_module, "ARRIVES_WITHIN", 1.0)
+    monkeypatch.setattr(calls_module, "ARRIVES_WITHIN", 1.0)
     with running(max_calls=4) as own:
         _answers(own)
         before = threading.active_count()
@@ -131,7 +132,7 @@ def test_calls_without_a_message_are_cancelled(monkeypatch: pytest.MonkeyPatch) 
         began = time.monotonic()
         _answers(own)
         assert time.monotonic() - began < SOON / 2
-        monkeypatch.setattr(server_module, "ARRIVES_WITHIN", 0.5)
+        monkeypatch.setattr(calls_module, "ARRIVES_WITHIN", 0.5)
         for call in calls:
             with pytest.raises(grpc.RpcError) as caught:
                 call.result(SOON)
