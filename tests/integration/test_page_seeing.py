@@ -33,6 +33,11 @@ def value(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
+def wait_until_idle() -> None:
+    """Return when all requests have ended: they are counted after they are answered."""
+    wait_until(lambda: value("cra_http_requests_in_flight") == 0, "all have ended")
+
+
 def requests(method: str, route: str, code: str) -> float:
     """Return how many such requests have ended."""
     return value("cra_http_requests_total", method=method, route=route, code=code)
@@ -44,12 +49,13 @@ def test_requests_are_counted_by_route_and_status(page: Page) -> None:
     Break: count before the application has routed the request.
     """
     kinds = [("POST", "/api/search", "200"), ("POST", "/api/search", "400"), ("GET", "/", "200")]
+    wait_until_idle()
     before = [requests(*kind) for kind in kinds]
     timed = value("cra_http_request_seconds_count", method="POST", route="/api/search")
     page.search(text=TEXT)
     page.search(text=TEXT, top_k=1_000)
     page.client.get("/")
-    wait_until(lambda: value("cra_http_requests_in_flight") == 0, "all have ended")
+    wait_until_idle()
     assert [requests(*kind) for kind in kinds] == [one + 1 for one in before]
     name = "cra_http_request_seconds_count"
     assert value(name, method="POST", route="/api/search") == timed + 2
@@ -65,6 +71,7 @@ def test_what_callers_make_up_makes_no_labels(page: Page) -> None:
         page.client.request(f"MADEUP{number}", "/")
         page.client.get(f"/static/made-up-{number}")
         page.client.get(f"/pictures/thumbnail/made-up-{number}")
+    wait_until_idle()
     shown = {
         text
         for family in REGISTRY.collect()
@@ -105,7 +112,7 @@ def test_a_trace_goes_from_the_page_to_the_index(page: Page, tmp_path: Path) -> 
         page.client.get(asked.json()["hits"][0]["view"])
         for path in ("/", "/healthz", "/readyz"):
             assert page.client.get(path).status_code == 200
-        wait_until(lambda: value("cra_http_requests_in_flight") == 0, "all have ended")
+        wait_until_idle()
     finally:
         tracing.close()
     with file.open(encoding="utf-8") as lines:

@@ -33,6 +33,7 @@ def test_calls_are_counted_by_code_and_timed(service: Service) -> None:
     Break: leave out `_end` in `_Call.abort`.
     """
     seconds = {"service": SERVICE, "method": "EmbedTexts"}
+    wait_until(lambda: running_now("EmbedTexts") == 0)
     before = (calls("EmbedTexts", "OK"), calls("EmbedTexts", "INVALID_ARGUMENT"),
               value("cra_grpc_server_call_seconds_count", **seconds))  # fmt: skip
     service.stub.EmbedTexts(pb.EmbedTextsRequest(texts=["红"]))
