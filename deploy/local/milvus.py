@@ -17,7 +17,9 @@ from deploy.local.ports import find_free
 
 _METRICS_PORT: Final = 9091
 _ETCD_PORT: Final = 2379
-_SEGMENT_MEGABYTES: Final = 1024
+SEGMENTS: Final = {"maxSize": 1024, "compactableProportion": 0.5}
+"""Megabytes as in later versions, half as many graphs to search as with the default; and small ones
+are merged as soon as together they are no longer small, so that fewer are left over."""
 
 
 def main() -> None:
@@ -58,8 +60,8 @@ def _become_server(folder: Path, port: int, metrics_port: int) -> None:
     config = Config(data_dir=str(folder), proxy_port=port)
     # Killed and started again, it loads no collection until the leases of its last run are over.
     config.set("common.session.ttl", 10)
-    # As in later versions: half as many graphs to search.
-    config.set("dataCoord.segment.maxSize", _SEGMENT_MEGABYTES)
+    for name, value in SEGMENTS.items():
+        config.set(f"dataCoord.segment.{name}", value)
     config.set("log.level", "warn")
     config.set("log.stdout", "false")
     config.resolve()

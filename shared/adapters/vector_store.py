@@ -81,19 +81,20 @@ def tag(name: str, value: str) -> str:
 def ef_of(rows: Sequence[int], limit: int) -> int:
     """Return how many candidates HNSW is to keep in each segment.
 
-    A larger graph has to be searched farther. But every segment is a graph of its own and brings
-    its own best, so that with more of them each may look less far, and the time of a search is the
-    sum over all. Fitted to recall@20 of vectors with the structure of embeddings
-    (docs/performance.md).
+    How many are needed over all segments follows the images, however these are shared out: more
+    segments need as much fewer in each. A small one beside large ones counts for less than one.
+    Fitted to recall@20 of vectors with the structure of embeddings (docs/performance.md).
 
     Args:
         rows: of each segment.
         limit: results that are asked for; fewer candidates would be an error.
     """
-    segments = max(1, len(rows))
-    graph: float = 128 * (max(1, sum(rows)) / segments / 10_000) ** 0.3
-    fewer: float = segments**0.45
-    return max(EF_LEAST, round(graph / fewer), limit + limit // 4)
+    images = max(1, sum(rows))
+    # As many segments of one size as would hold the images as evenly: the inverse of the chance
+    # that two images are in the same (Simpson, "Measurement of diversity", 1949).
+    segments = images**2 / max(1, sum(count**2 for count in rows))
+    together: float = 128 * (images / 10_000) ** 0.35
+    return max(EF_LEAST, round(together / segments), limit + limit // 4)
 
 
 def expression(where: SearchFilter) -> str:

