@@ -17,9 +17,9 @@ from deploy.local.ports import find_free
 
 _METRICS_PORT: Final = 9091
 _ETCD_PORT: Final = 2379
-SEGMENTS: Final = {"maxSize": 1024, "compactableProportion": 0.5}
-"""Megabytes as in later versions, half as many graphs to search as with the default; and small ones
-are merged as soon as together they are no longer small, so that fewer are left over."""
+SEGMENTS: Final = {"maxSize": 2048, "compactableProportion": 0.5}
+"""Megabytes, a quarter as many graphs to search as with the default; and small ones are merged as
+soon as together they are no longer small, so that fewer are left over."""
 
 
 def main() -> None:

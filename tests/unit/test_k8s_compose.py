@@ -205,7 +205,7 @@ def test_charts_have_one_version() -> None:
 
 
 def test_segments_of_milvus_are_alike() -> None:
-    """The local stack and compose set the same sizes; the chart's values twice as large ones.
+    """The local stack, compose and the chart's values set the same sizes.
 
     How far a search looks was fitted to them. Break: change one of the three.
     """
@@ -218,5 +218,5 @@ def test_segments_of_milvus_are_alike() -> None:
     }
     values = yaml.safe_load((K8S / "charts" / "milvus.yaml").read_text())
     chart = yaml.safe_load(values["extraConfigFiles"]["user.yaml"])["dataCoord"]["segment"]
-    assert chart == SEGMENTS | {"maxSize": 2 * SEGMENTS["maxSize"]}
+    assert chart == SEGMENTS
     assert compose == {name.upper(): value for name, value in SEGMENTS.items()}
