@@ -346,6 +346,9 @@ class _Call:
         if code in _OUR_FAULT:
             self._span.fail(code)
         self._span.__exit__(None, None, None)
+        # It knows of the call, whose context knows of it: in a ring, both would stay until cycles
+        # are looked for, and each call would be made in memory that no other has warmed.
+        rpc.caller.set(None)
 
     def __enter__(self) -> Callable[[], None]:
         self.begin()

@@ -1,5 +1,6 @@
 """The embedding service as a server: credentials, reflection, health, draining."""
 
+import gc
 import threading
 import time
 from collections.abc import Sequence
@@ -47,6 +48,28 @@ def test_the_right_token_is_let_in() -> None:
     """A call with the service's bearer token is served."""
     with running(service_token=SecretStr("t0ken")) as own:
         assert own.encoder.models().device == "cpu"
+
+
+def test_a_call_that_has_ended_leaves_nothing_behind(service: Service) -> None:
+    """What gRPC holds of a call goes with it, answered or refused: nobody has to look for cycles.
+
+    Broken on purpose: with the caller left where the call's context has it, each call stays.
+    """
+
+    def held() -> int:
+        return sum(type(one).__name__ == "_RPCState" for one in gc.get_objects())
+
+    gc.collect()
+    before = held()
+    gc.disable()
+    try:
+        for _ in range(20):
+            service.stub.EmbedTexts(pb.EmbedTextsRequest(texts=["红"]))
+            with pytest.raises(grpc.RpcError):
+                service.stub.EmbedTexts(pb.EmbedTextsRequest())
+        wait_until(lambda: held() <= before)
+    finally:
+        gc.enable()
 
 
 def test_reflection_lists_the_service(service: Service) -> None:
