@@ -18,7 +18,7 @@ Vector = npt.NDArray[np.float32]
 def is_finite(vector: Vector) -> bool:
     """Tell whether a vector about as long as the unit holds numbers only."""
     # One product sees every element, and makes nothing on the way.
-    return math.isfinite(vector @ vector)
+    return math.isfinite(vector.dot(vector))
 
 
 @dataclass(frozen=True, order=True)

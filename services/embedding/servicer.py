@@ -18,7 +18,7 @@ from cra.services.embedding.metrics import PREPARE_SECONDS
 from cra.services.embedding.releases import Releases
 from cra.services.embedding.towers import IDLE_SHARE, LOADS_WITHIN, Towers
 from cra.shared import rpc, tracing
-from cra.shared.adapters.remote_encoder import RELEASE_STATES
+from cra.shared.adapters.remote_encoder import FLOAT, RELEASE_STATES
 from cra.shared.domain import Vector, is_finite
 from cra.shared.errors import (
     CraError,
@@ -287,7 +287,7 @@ def _image_result(found: Vector | BadImageError) -> pb.ImageResult:
 
 
 def _bytes(vector: Vector) -> bytes:
-    return vector.astype("<f4").tobytes()
+    return vector.astype(FLOAT, copy=False).tobytes()
 
 
 def _timing(encoded: Sequence[Encoded[Any]]) -> pb.Timing:

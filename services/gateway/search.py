@@ -41,6 +41,7 @@ TIES: Final = 8
 MAX_DUPLICATES: Final = 100
 """Of one hit that are named."""
 
+NO_NUMBER: Final = "an encoded vector holds what is no number"
 ZERO_SUM: Final = 1e-6
 WARMED_WITHIN: Final = 10.0
 """Seconds that the image tower which does not answer has for a text."""
@@ -328,10 +329,9 @@ class SearchEngine:
         total = first.weight * sides[first.field]
         for term in more:
             total += term.weight * sides[term.field]
-        length = math.sqrt(_numbers(total) @ total)
-        if length < ZERO_SUM * max(abs(term.weight) for term in query.terms):
-            raise InvalidArgumentError("terms", "sum to zero; there is nothing to look for")
-        return _EncodedQuery(total / length, release, truncated, timing, tuple(expanded))
+        least = ZERO_SUM * max(abs(term.weight) for term in query.terms)
+        unit = _unit(total, least)
+        return _EncodedQuery(unit, release, truncated, timing, tuple(expanded))
 
     def _embed_texts(self, texts: list[str], named: str, served: Served) -> EncodedTexts:
         """Encode with the release that is named, else with the active one."""
@@ -382,8 +382,18 @@ def _image_refs(terms: tuple[Term, ...]) -> tuple[ObjectRef, ...]:
 def _numbers(vector: Vector) -> Vector:
     """Return a vector that can be searched with; Milvus would rank by one that is none."""
     if not is_finite(vector):
-        raise UnavailableError("an encoded vector holds what is no number")
+        raise UnavailableError(NO_NUMBER)
     return vector
+
+
+def _unit(total: Vector, least: float) -> Vector:
+    """Return a sum of terms at the length 1; one that is shorter than `least` says nothing."""
+    length = math.sqrt(total.dot(total))
+    if not math.isfinite(length):
+        raise UnavailableError(NO_NUMBER)
+    if length < least:
+        raise InvalidArgumentError("terms", "sum to zero; there is nothing to look for")
+    return total / length
 
 
 def _same_tower(expected: str, found: str) -> None:

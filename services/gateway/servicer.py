@@ -158,10 +158,12 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             deadline = now + PARTS_TAKE * (asked_by.deadline - now)
             rpc.caller.set(rpc.Caller(deadline, asked_by.waits, asked_by.at_end))
         query = parse(request, key.buckets if key else (), expand=self._expand)
-        request_id = request.request_id or rpc.request_id.get() or new_id()
-        rpc.request_id.set(request_id)
-        # For the lines of this query, which has a context of its own: it need not be undone.
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        bound = rpc.request_id.get()
+        request_id = request.request_id or bound or new_id()
+        if request_id != bound:
+            rpc.request_id.set(request_id)
+            # For the lines of this query, which has a context of its own: it need not be undone.
+            structlog.contextvars.bind_contextvars(request_id=request_id)
         if key:
             structlog.contextvars.bind_contextvars(api_key=key.name)
         ranking = self._engine.search(query)

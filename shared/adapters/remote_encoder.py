@@ -56,6 +56,9 @@ RELEASE_STATES: Mapping["pb.ReleaseState.ValueType", ReleaseState] = {
 }
 
 
+FLOAT: Final = np.dtype("<f4")
+"""Of vectors in messages."""
+
 FEW: Final = 2
 """Calls at once that find no line at the service worth leaving when their callers hang up."""
 
@@ -214,7 +217,7 @@ def _choice(answer: pb.ListModelsResponse) -> Choice | None:
 
 
 def _vector(data: bytes) -> Vector:
-    return np.frombuffer(data, dtype="<f4").astype(np.float32)
+    return np.frombuffer(data, FLOAT).astype(np.float32)
 
 
 def _timing(timing: pb.Timing) -> EncodeTiming:
