@@ -47,6 +47,7 @@ NOT_RUN: Final = {
         "writes README.md; tests/unit/test_settings.py holds the table"
     ),
     r"python -m cra\.services\.training\.miniature.*": "takes minutes to hours",
+    r"python -m cra\.services\.training\.buildings .*": "tests/unit/test_buildings.py",
     r"(go|protoc) .*": "tests/e2e/test_calling.py, where there is a compiler",
 }
 """Commands that no test runs, as patterns of the whole command, each with the reason.

@@ -192,6 +192,30 @@ def test_unfinished_folder_is_no_dataset(tmp_path: Path) -> None:
         read_dataset(tmp_path)
 
 
+def _render(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cra.services.training.buildings", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_renders_into_a_folder(tmp_path: Path, made: list[Made]) -> None:
+    """It makes the folder, with as many pictures as were asked for."""
+    folder = tmp_path / "new" / "photos"
+    done = _render(str(folder), "--count", "3")
+    assert done.returncode == 0, done.stderr
+    assert [one.file.read_bytes() for one in read_dataset(folder)] == [m.jpeg for m in made[:3]]
+
+
+def test_what_the_command_cannot_do_it_says(tmp_path: Path) -> None:
+    """No pictures at all, or a file where the folder is to be: a line that names it, no trace."""
+    none = _render(str(tmp_path), "--count", "0")
+    assert (none.returncode, "--count is 0" in none.stderr) == (2, True)
+    (tmp_path / "taken").touch()
+    taken = _render(str(tmp_path / "taken"), "--count", "3")
+    assert taken.returncode == 1
+    assert "cannot write to" in taken.stderr
+    assert "Traceback" not in taken.stderr
+
+
 @pytest.mark.parametrize(("split", "index"), [("holdout", 0), ("test", -1)])
 def test_unknown_pictures_are_refused(split: str, index: int) -> None:
     """An unknown split or a negative index is an error, not another picture."""

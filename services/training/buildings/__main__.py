@@ -1,6 +1,7 @@
 """Command line: write a data set of rendered buildings into a folder."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from rich.progress import Progress
@@ -10,7 +11,7 @@ from cra.services.training.buildings.scene import SEED, SPLITS
 
 
 def main() -> None:
-    """Write a data set, with a progress bar."""
+    """Write a data set, with a progress bar; exit with 1 if the folder cannot be written to."""
     parser = argparse.ArgumentParser(
         prog="python -m cra.services.training.buildings",
         description="Write rendered buildings with Chinese captions: JPEGs and captions.jsonl.",
@@ -23,6 +24,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--workers", type=int, default=1, help="processes")
     options = parser.parse_args()
+    if options.count < 1:
+        parser.error(f"--count is {options.count}; at least 1 is needed")
+    try:
+        _write(options)
+    except OSError as error:
+        sys.exit(f"cannot write to {options.folder}: {error.strerror}")
+
+
+def _write(options: argparse.Namespace) -> None:
     with Progress() as bar:
         task = bar.add_task(f"rendering {options.split}", total=options.count)
         write_dataset(
