@@ -93,7 +93,7 @@ def ef_of(rows: Sequence[int], limit: int) -> int:
     # As many segments of one size as would hold the images as evenly: the inverse of the chance
     # that two images are in the same (Simpson, "Measurement of diversity", 1949).
     segments = images**2 / max(1, sum(count**2 for count in rows))
-    together: float = 128 * (images / 10_000) ** 0.35
+    together: float = 128 * (images / 10_000) ** 0.36
     return max(EF_LEAST, round(together / segments), limit + limit // 4)
 
 
