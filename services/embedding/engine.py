@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cra.shared import budget
+from cra.shared.errors import FailedPreconditionError
 from cra.shared.model.converted import Converted, convert_model, convert_release
 from cra.shared.model.runtime import Precision, Runtime
 from cra.shared.releases import Release
@@ -36,7 +37,12 @@ class Engine:
             FailedPreconditionError: there is no such device or model.
             UnavailableError: the model cannot be converted now.
         """
-        runtime = Runtime.choose(settings.device, settings.precision, settings.runtime)
+        try:
+            runtime = Runtime.choose(settings.device, settings.precision, settings.runtime)
+        except FailedPreconditionError as error:
+            asked = (settings.device, settings.precision, settings.runtime)
+            names = "CRA_DEVICE={}, CRA_PRECISION={}, CRA_RUNTIME={}".format(*asked)
+            raise FailedPreconditionError(f"{names}: {error.message}") from error
         if runtime.engine != "openvino":
             return cls(settings, runtime, None)
         model = convert_model(

@@ -242,6 +242,17 @@ def test_it_reports_to_nobody() -> None:
         assert done.stdout.split()[-1] == expected
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"device": "cuda:99"}, {"precision": "int8", "runtime": "torch"}]
+)
+def test_a_choice_that_cannot_be_names_the_settings(wrong: dict[str, str]) -> None:
+    """Who starts the service with a device or precision that is not there learns which setting."""
+    with pytest.raises(FailedPreconditionError) as caught:
+        Engine.choose(Settings(**wrong))  # type: ignore[arg-type]
+    for name, value in wrong.items():
+        assert f"CRA_{name.upper()}={value}" in caught.value.message
+
+
 def test_the_runtime_that_is_chosen() -> None:
     """On CPU `auto` is OpenVINO; torch has it only when asked; no engine has what it has not."""
     assert Runtime.choose("cpu", engine="auto").engine == "openvino"
