@@ -1,7 +1,11 @@
-"""Runs benchmarks; writes docs/benchmarks.json, .md and .svg, keeping what it does not run."""
+"""Runs benchmarks; writes docs/benchmarks.json, .md and .svg, keeping what it does not run.
+
+Exits with 1 if something that it measured is not as asked.
+"""
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,11 +40,13 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "benchmarks.json"
     sections: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    missed: list[str] = []
     for name in options.names or BENCHMARKS:
         print(f"measuring: {name}", flush=True)  # noqa: T201
         try:
             results = [one.as_json() for one in BENCHMARKS[name](options.rounds)]
             sections[name] = {"machine": machine(), "results": results}
+            missed += [f"{name}: {one['title']}" for one in results if one["held"] is False]
         except (gpu.NoDeviceError, pytest.skip.Exception) as error:  # no GPU, no Chromium
             # What was measured on another machine stands.
             sections.setdefault(name, {"skipped": str(error)})
@@ -51,6 +57,8 @@ def main() -> None:
         report.chart(sections, options.out / "benchmarks.svg")
         file.write_text(json.dumps(sections, indent=1, ensure_ascii=False) + "\n", "utf-8")
     print(text_of_all)  # noqa: T201
+    if missed:
+        sys.exit("not as asked: " + "; ".join(missed))
 
 
 if __name__ == "__main__":

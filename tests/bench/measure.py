@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tests.servers import ROOT
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -106,11 +108,27 @@ def machine() -> dict[str, str]:
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
         names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
         model = names[0] if names else model
-    packages = ("torch", "openvino", "cn_clip", "grpcio", "pymilvus")
+    packages = ("torch", "openvino", "cn_clip", "grpcio", "pymilvus", "milvus")
     return {
+        "commit": _commit(),
         "date": datetime.date.today().isoformat(),
         "processor": model,
         "cores": str(os.cpu_count()),
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: _version(name) for name in packages},
     }
+
+
+def _commit() -> str:
+    """Return what is measured; `+` stands for changes that are in no commit."""
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def _version(package: str) -> str:
+    # The server of Milvus has no wheel for every system.
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
