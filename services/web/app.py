@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import os
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from cra.services.web.backends import Backends
 from cra.services.web.http import LOOPBACK, STATIC, Edge, add_errors
 from cra.services.web.links import Links
 from cra.services.web.thumbnails import BOXES, Thumbnails
+from cra.shared import budget
 from cra.shared.errors import CraError, NotFoundError
 from cra.shared.settings import Settings
 
@@ -45,7 +45,7 @@ def create_app(settings: Settings, backends: Backends) -> FastAPI:
         settings.max_object_bytes,
     )
     # Few at a time, apart from everything else: decoding takes whole cores, and memory.
-    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="thumbnails")
+    pool = ThreadPoolExecutor(min(4, budget.cores()), thread_name_prefix="thumbnails")
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
