@@ -1,5 +1,7 @@
 """A gRPC server as every service runs it: health, reflection, limits, errors, draining."""
 
+import contextlib
+import ctypes
 import gc
 import signal
 import sys
@@ -35,6 +37,7 @@ def run_service(name: str, main: Callable[[Settings], None]) -> None:
         main: serves until SIGTERM.
     """
     configure_logging(name)
+    _give_back_large_blocks()
     try:
         settings = Settings.load()
         configure_logging(name, settings.log_format, settings.log_level)
@@ -74,6 +77,12 @@ MAX_CONNECTIONS: Final = 1000
 GARBAGE: Final = 20_000
 """Objects that are allocated, and not freed, before cycles are looked for."""
 
+M_MMAP_THRESHOLD: Final = -3
+"""Of malloc.h."""
+
+LARGE_BLOCK: Final = 2**20
+"""Bytes of memory from which on it is mapped by itself."""
+
 LAST_BYTES: Final = 0.5
 """Seconds for the answers of the last calls to leave."""
 
@@ -109,6 +118,16 @@ class _Health(health.HealthServicer):
             self._told = problem
         states = health_pb2.HealthCheckResponse
         return states(status=states.NOT_SERVING if problem else states.SERVING)
+
+
+def _give_back_large_blocks() -> None:
+    """Have what is large go back to the system when it is freed, where malloc is glibc's.
+
+    By itself it keeps ever larger blocks, in each thread's own heap: a gateway that had been asked
+    with pictures of 10 MiB kept several hundred MiB.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def _complain(problem: str) -> None:

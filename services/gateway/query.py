@@ -131,10 +131,11 @@ def _term(holder: pb.SearchRequest | pb.Term, weight: float, prefix: str) -> Ter
         return Term(check_text(holder.text, field), weight, field)
     if kind == "image_id":
         return Term(ObjectRef.parse(holder.image_id, field), weight, field)
-    size = len(holder.image)
+    image = holder.image  # a copy, each time
+    size = len(image)
     if not 1 <= size <= MAX_IMAGE_BYTES:
         raise InvalidArgumentError(field, f"has {size} bytes; 1 to {MAX_IMAGE_BYTES} are allowed")
-    return Term(holder.image, weight, field)
+    return Term(image, weight, field)
 
 
 def _filter(given: pb.Filter, scope: tuple[str, ...]) -> SearchFilter:
@@ -208,5 +209,6 @@ def _digest(request: pb.SearchRequest, scope: tuple[str, ...], *, expand: bool) 
     for field in ("request_id", "page_token", "top_k", "include_url", "text_release"):
         bare.ClearField(field)
     bare.expand = expand  # also where it is the server's default, which may differ on the next one
-    whole = "\n".join(sorted(scope)).encode() + b"\0" + bare.SerializeToString(deterministic=True)
-    return hashlib.sha256(whole).digest()[:16]
+    digest = hashlib.sha256("\n".join(sorted(scope)).encode() + b"\0")
+    digest.update(bare.SerializeToString(deterministic=True))
+    return digest.digest()[:16]
