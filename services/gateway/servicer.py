@@ -15,7 +15,8 @@ from cra.search.v1 import search_pb2 as pb
 from cra.search.v1 import search_pb2_grpc as pb_grpc
 from cra.services.gateway.keys import KeyRing
 from cra.services.gateway.metrics import SEARCHES, note_search
-from cra.services.gateway.query import parse
+from cra.services.gateway.pictures import Pictures
+from cra.services.gateway.query import Query, parse
 from cra.services.gateway.search import RankedImage, Ranking, SearchEngine
 from cra.shared import rpc, tracing
 from cra.shared.api_keys import ApiKey
@@ -54,6 +55,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         self._engine = engine
         self._expand = expand
         self._keys = keys
+        self._pictures = Pictures()
         self._workers = ThreadPoolExecutor(max_calls, "stream")
 
     def check(self, method: str, authorization: str) -> None:
@@ -166,13 +168,20 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             structlog.contextvars.bind_contextvars(request_id=request_id)
         if key:
             structlog.contextvars.bind_contextvars(api_key=key.name)
-        ranking = self._engine.search(query)
+        ranking = self._rank(query)
         total = time.perf_counter() - start
         encode = ranking.encode
         tracing.note(request_id=request_id, release=ranking.text_release, hits=len(ranking.hits))
         note_search(encode.queue, encode.encode, ranking.search_seconds, total)
         _log.debug("search", hits=len(ranking.hits), release=ranking.text_release)
         return _response(request_id, ranking, total)
+
+    def _rank(self, query: Query) -> Ranking:
+        size = sum(len(term.content) for term in query.terms if isinstance(term.content, bytes))
+        if not size:
+            return self._engine.search(query)
+        with self._pictures.hold(size):
+            return self._engine.search(query)
 
 
 def _response(request_id: str, ranking: Ranking, total: float) -> pb.SearchResponse:
