@@ -68,7 +68,7 @@ QUIET: Final = 30.0
 SWEPT_EVERY: Final = 0.5
 """Seconds between two looks at the calls whose message is awaited."""
 
-REFUSING: Final = 256
+REFUSING: Final = 1024
 """Calls beyond `max_calls` that may wait to be refused in words; more are, without any."""
 
 MAX_CONNECTIONS: Final = 1000
