@@ -12,7 +12,6 @@ from cra.search.v1 import search_pb2_grpc as pb_grpc
 from cra.services.gateway.paging import PageTokens
 from cra.services.gateway.query_cache import QueryCache
 from cra.services.gateway.search import SearchEngine
-from cra.services.gateway.servicer import SearchServicer
 from cra.shared.adapters.object_store import S3ObjectStore
 from cra.shared.domain import ScoredImage, SearchFilter, Vector
 from cra.shared.errors import UnavailableError
@@ -21,6 +20,7 @@ from cra.shared.server import Server
 from cra.shared.settings import Settings
 from tests.embedding import SOON, Service, wait_until
 from tests.fakes import ColourEncoder
+from tests.gateway import serving
 
 
 class Nothing:
@@ -54,19 +54,11 @@ def gateway(own: Service) -> Iterator[tuple[pb_grpc.SearchServiceStub, Nothing, 
         PageTokens("key"),
         QueryCache(0),
     )
-    servicer = SearchServicer(engine, 16)
-    server = Server(
-        Settings(max_calls=16, drain_seconds=SOON),
-        "cra.search.v1.SearchService",
-        0,
-        lambda server: pb_grpc.add_SearchServiceServicer_to_server(servicer, server),
-        lambda: None,
-    )
-    server.start()
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+    with (
+        serving(engine, drain_seconds=SOON) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
         yield pb_grpc.SearchServiceStub(channel), index, server
-    server.stop()
-    servicer.close()
 
 
 def test_a_search_that_is_given_up_is_neither_encoded_nor_searched(

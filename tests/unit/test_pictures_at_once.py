@@ -8,17 +8,14 @@ import grpc
 import pytest
 
 from cra.search.v1 import search_pb2 as pb
-from cra.search.v1 import search_pb2_grpc as pb_grpc
 from cra.services.gateway.pictures import Pictures
 from cra.services.gateway.query import Query
 from cra.services.gateway.search import Ranking
-from cra.services.gateway.servicer import SearchServicer
 from cra.shared.client import SearchClient
 from cra.shared.errors import ResourceExhaustedError
 from cra.shared.ports import EncodeTiming
-from cra.shared.server import Server
-from cra.shared.settings import Settings
 from tests.embedding import SOON, wait_until
+from tests.gateway import serving
 
 LARGEST = bytes(10 * 2**20)
 
@@ -42,20 +39,12 @@ class Held:
 def gateway() -> Iterator[tuple[SearchClient, Held]]:
     """A gateway before such a ranking."""
     engine = Held()
-    servicer = SearchServicer(engine, 16)  # type: ignore[arg-type]
-    server = Server(
-        Settings(max_calls=16, drain_seconds=SOON),
-        "cra.search.v1.SearchService",
-        0,
-        lambda server: pb_grpc.add_SearchServiceServicer_to_server(servicer, server),
-        lambda: None,
-    )
-    server.start()
-    with SearchClient(f"dns:///127.0.0.1:{server.port}") as client:
+    with (
+        serving(engine, drain_seconds=SOON) as server,
+        SearchClient(f"dns:///127.0.0.1:{server.port}") as client,
+    ):
         yield client, engine
-    engine.go.set()
-    server.stop()
-    servicer.close()
+        engine.go.set()
 
 
 def test_pictures_beyond_what_is_taken_at_once_are_refused(

@@ -15,7 +15,6 @@ from cra.embedding.v1 import embedding_pb2 as pb
 from cra.search.v1 import search_pb2, search_pb2_grpc
 from cra.services.gateway.query import Query
 from cra.services.gateway.search import RankedImage, Ranking
-from cra.services.gateway.servicer import SearchServicer
 from cra.shared import calls as calls_module
 from cra.shared import errors, rpc
 from cra.shared import server as server_module
@@ -24,8 +23,8 @@ from cra.shared.client import SearchClient
 from cra.shared.domain import ImageRecord, ObjectRef, ScoredImage, Version
 from cra.shared.ports import EncodeTiming
 from cra.shared.server import Server
-from cra.shared.settings import Settings
 from tests.embedding import SOON, Service, running, wait_until
+from tests.gateway import serving
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"
@@ -169,30 +168,11 @@ class Generous:
         return self._ranking
 
 
-@contextlib.contextmanager
-def serving(engine: Generous) -> Iterator[Server]:
-    """A gateway in front of it, for eight calls."""
-    servicer = SearchServicer(engine, 8)  # type: ignore[arg-type]
-    server = Server(
-        Settings(max_calls=8, drain_seconds=1),
-        "cra.search.v1.SearchService",
-        0,
-        lambda server: search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server),
-        lambda: None,
-    )
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-        servicer.close()
-
-
 @pytest.fixture
 def gateway() -> Iterator[tuple[Generous, Server]]:
     """An engine, and a gateway in front of it."""
     engine = Generous()
-    with serving(engine) as server:
+    with serving(engine, max_calls=8, drain_seconds=1) as server:
         yield engine, server
 
 
