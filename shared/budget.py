@@ -1,8 +1,8 @@
 """How the cores of a machine are shared: the one place that says who may take how many threads.
 
-Queries come first. The text tower may use every core at once, because it runs in short bursts and
-nothing waits behind it. What is done for ingest may use every core too, but at low priority, so
-that it gets what queries leave. Nothing else computes.
+Queries come first. What encodes texts, and pictures of queries, may use every core at once, because
+it runs in short bursts and nothing waits behind it. What is done for ingest may use every core too,
+but at low priority, so that it gets what queries leave. Nothing else computes.
 """
 
 import contextlib

@@ -52,6 +52,7 @@ class ColourTowers:
 
     Attributes:
         batches: what was encoded, batch by batch.
+        pictures: what of it came as pictures of queries.
         broken: what the next batches raise.
         releases: what is loaded.
         bad: what loading a release raises, by its label.
@@ -78,6 +79,7 @@ class ColourTowers:
     def __init__(self, **info: Any) -> None:
         self.info = replace(ColourTowers.info, **info)
         self.batches: list[list[Any]] = []
+        self.pictures: list[list[Any]] = []
         self.broken: Exception | None = None
         self.releases: set[str] = {self.info.release}
         self.bad: dict[str, Exception] = {}
@@ -102,11 +104,18 @@ class ColourTowers:
         self, pixels: Sequence[npt.NDArray[np.uint8]]
     ) -> list[npt.NDArray[np.float32]]:
         """See `Towers`."""
-        self._pass([tuple(image[0, 0].tolist()) for image in pixels])
+        self._pass(colours_of(pixels))
         return [
             np.full_like(vector_of(image), np.nan) if (image == 1).all() else vector_of(image)
             for image in pixels
         ]
+
+    def encode_pictures(
+        self, pixels: Sequence[npt.NDArray[np.uint8]]
+    ) -> list[npt.NDArray[np.float32]]:
+        """See `Towers`."""
+        self.pictures.append(colours_of(pixels))
+        return self.encode_images(pixels)
 
     def load_release(self, release: Release) -> None:
         """See `Towers`."""
@@ -148,6 +157,11 @@ class ColourTowers:
         assert self._free.wait(SOON)
         if self.broken is not None:
             raise self.broken
+
+
+def colours_of(pixels: Sequence[npt.NDArray[np.uint8]]) -> list[tuple[int, ...]]:
+    """Return the colour of each image's corner."""
+    return [tuple(image[0, 0].tolist()) for image in pixels]
 
 
 def prepare_red() -> npt.NDArray[np.uint8]:

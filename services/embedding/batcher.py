@@ -2,7 +2,8 @@
 
 While a batch is being encoded, what arrives waits in a bounded line; the next batch takes as many
 as fit. There is no timer: an idle tower starts at once, a busy one finds fuller batches. Items of
-different groups never share a batch; whose turn it is, the first in line decides.
+different groups never share a batch; whose turn it is, the first in line decides. Calls may take
+turns: then one item has not to wait for all of a call that came before with many.
 """
 
 import heapq
@@ -40,7 +41,8 @@ class Encoded(Generic[Result]):
 
 @dataclass(order=True)
 class _Waiting(Generic[Item, Result]):
-    priority: int
+    turn: int
+    """Lower goes first."""
     number: int
     item: Item = field(compare=False)
     deadline: float = field(compare=False)
@@ -62,6 +64,7 @@ class Batcher(Generic[Item, Result]):
         group: which items may share a batch; all, unless given.
         lanes: batches that are encoded at once, each on its own thread.
         beside: items in line from which on a batch is begun while another one is being encoded.
+        in_turn: whether calls take turns, an item of each, or else are encoded one after another.
         sound: whether a result shows that the tower works.
         longest: seconds after which a batch that is not done shows that its thread is stuck.
     """
@@ -75,6 +78,7 @@ class Batcher(Generic[Item, Result]):
         group: Callable[[Item], Hashable] = lambda _: None,
         lanes: int = 1,
         beside: int = 1,
+        in_turn: bool = True,
         sound: Callable[[Result], bool] = lambda _: True,
         longest: float = 600.0,
     ) -> None:
@@ -83,6 +87,9 @@ class Batcher(Generic[Item, Result]):
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._beside = beside
+        self._in_turn = in_turn
+        self._turn = 0
+        """Of the first item of a call that comes now."""
         self._name = name
         self._line: list[_Waiting[Item, Result]] = []
         self._numbers = itertools.count()
@@ -114,15 +121,12 @@ class Batcher(Generic[Item, Result]):
         for thread in self._threads:
             thread.start()
 
-    def submit(
-        self, items: Sequence[Item], deadline: float, priority: int = 0
-    ) -> "list[Future[Encoded[Result]]]":
+    def submit(self, items: Sequence[Item], deadline: float) -> "list[Future[Encoded[Result]]]":
         """Put items in line, all or none.
 
         Args:
             items: what to encode.
             deadline: `time.monotonic()` after which nobody waits for the answer.
-            priority: lower goes first.
 
         Raises:
             ResourceExhaustedError: they do not fit in the line, or their turn would come after
@@ -146,9 +150,10 @@ class Batcher(Generic[Item, Result]):
                 )
             now = time.monotonic()
             left = max(0.0, deadline - now)
-            if items and self._wait(priority) > left:
+            turns = [self._turn + self._in_turn * number for number in range(len(items))]
+            if items and self._wait(turns[-1]) > left:
                 self._drop_dead()
-            if items and (wait := self._wait(priority)) > left:
+            if items and (wait := self._wait(turns[-1])) > left:
                 self._late.inc(len(items))
                 raise ResourceExhaustedError(
                     f"the {self._name}s that are waiting already take about {wait:.3f} s; the "
@@ -157,8 +162,8 @@ class Batcher(Generic[Item, Result]):
                 )
             trace = tracing.sampled()
             waiting: list[_Waiting[Item, Result]] = [
-                _Waiting(priority, next(self._numbers), item, deadline, Future(), now, trace)
-                for item in items
+                _Waiting(turn, next(self._numbers), item, deadline, Future(), now, trace)
+                for turn, item in zip(turns, items, strict=True)
             ]
             for entry in waiting:
                 heapq.heappush(self._line, entry)
@@ -166,9 +171,9 @@ class Batcher(Generic[Item, Result]):
                 self._changed.notify()
         return [entry.future for entry in waiting]
 
-    def _wait(self, priority: int) -> float:
+    def _wait(self, turn: int) -> float:
         """Return about how many seconds those take that would go first."""
-        ahead = sum(entry.priority <= priority for entry in self._line)
+        ahead = sum(entry.turn <= turn for entry in self._line)
         return ahead * self._seconds_an_item
 
     def close(self) -> None:
@@ -286,6 +291,10 @@ class Batcher(Generic[Item, Result]):
                 batch.append(entry)
         for entry in others:
             heapq.heappush(self._line, entry)
+        if batch:
+            # By one at least: each batch takes something of a call with many items, however many
+            # calls with few come meanwhile.
+            self._turn = max(self._turn + 1, batch[-1].turn)
         return batch
 
     def _drop_dead(self) -> None:

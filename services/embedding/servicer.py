@@ -76,6 +76,16 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             settings.max_queue,
             "image",
             lanes=towers.info.image_lanes,
+            # A worker whose images are done prepares more while those of another are encoded.
+            in_turn=False,
+            sound=is_finite,
+            longest=IDLE_SHARE * settings.batch_seconds + 2 * LOADS_WITHIN,
+        )
+        self._pictures: Batcher[Pixels, Vector] = Batcher(
+            towers.encode_pictures,
+            towers.info.image_batch,
+            settings.max_queue,
+            "picture",
             sound=is_finite,
             longest=IDLE_SHARE * settings.batch_seconds + 2 * LOADS_WITHIN,
         )
@@ -84,11 +94,11 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
     def close(self) -> None:
         """Encode what is in line, then end."""
         self._decoders.shutdown()
-        self._texts.close()
-        self._images.close()
+        for batcher in (self._texts, self._pictures, self._images):
+            batcher.close()
 
     def check(self) -> None:
-        """Return if both towers have just encoded something; otherwise make them do it.
+        """Return if the towers have just encoded something; otherwise make them do it.
 
         Raises:
             UnavailableError: one of them does not, not in time, or not to numbers.
@@ -100,13 +110,14 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             with self._releases.use("", rpc.time_left(LONGEST_WAIT)) as release:
                 value, _ = _prove(self._texts, _Text("建筑", release), "text")
                 _check_finite(value, "the text tower")
-        if self._images.last_success < now - PROOF_LASTS:
-            blank = np.zeros((side, side, 3), np.uint8)
-            _check_finite(_prove(self._images, blank, "image"), "the image tower")
+        blank = np.zeros((side, side, 3), np.uint8)
+        for name, batcher in {"image": self._images, "picture": self._pictures}.items():
+            if batcher.last_success < now - PROOF_LASTS:
+                _check_finite(_prove(batcher, blank, name), f"the {name} tower")
 
     def problem(self) -> str:
         """Tell what is wrong with this process, so that it has to be started again; or nothing."""
-        return self._texts.problem() or self._images.problem()
+        return self._texts.problem() or self._images.problem() or self._pictures.problem()
 
     def EmbedTexts(
         self, request: pb.EmbedTextsRequest, context: grpc.ServicerContext
@@ -146,8 +157,8 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         with tracing.span("decode", items=len(request.items)):
             prepared = list(self._decoders.map(self._prepare, request.items))
         good = [one for one in prepared if not isinstance(one, BadImageError)]
-        priority = 1 if request.priority == pb.PRIORITY_BULK else 0
-        encoded = _wait(self._images.submit(good, deadline, priority), deadline, context)
+        batcher = self._images if request.priority == pb.PRIORITY_BULK else self._pictures
+        encoded = _wait(batcher.submit(good, deadline), deadline, context)
         vectors = iter(encoded)
         info = self._towers.info
         return pb.EmbedImagesResponse(

@@ -30,6 +30,8 @@ Load = Callable[[Engine, Sequence[Release]], None]
 
 _engine: Engine
 _image_tower: "ImageEncoder"
+_picture_tower: "ImageEncoder"
+"""The same, for pictures of queries."""
 _base_tower: "TextEncoder"
 _text_towers: "dict[str, TextEncoder]" = {}
 """By release."""
@@ -101,11 +103,14 @@ def load_text_towers(engine: Engine, releases: Sequence[Release]) -> None:
 
 
 def load_image_tower(engine: Engine, releases: Sequence[Release]) -> None:
-    """Load the image tower, and work at low priority from now on."""
-    global _engine, _image_tower  # noqa: PLW0603
+    """Load the image tower for ingest, at low priority, and beside it for pictures of queries."""
+    global _engine, _image_tower, _picture_tower  # noqa: PLW0603
     _engine = engine
-    budget.only_when_idle()
-    _image_tower = engine.image_tower()
+    # Its threads have the priority of the one that makes it.
+    with ThreadPoolExecutor(1, "load", initializer=budget.only_when_idle) as pool:
+        _image_tower = pool.submit(engine.image_tower).result()
+    _picture_tower = _image_tower.for_queries()
+    encode_pictures(_blank(1))  # the first pass costs more than the others
 
 
 def text_info() -> dict[str, Any]:
@@ -124,6 +129,7 @@ def text_info() -> dict[str, Any]:
 def image_info() -> dict[str, Any]:
     """Return the image tower's part of `TowerInfo`."""
     _check()
+    budget.only_when_idle()
     tower = _image_tower
     return {
         "name": tower.name,
@@ -146,8 +152,12 @@ def _encode_texts(count: int) -> None:
 
 
 def _encode_images(count: int) -> None:
+    _image_tower.encode(_blank(count))
+
+
+def _blank(count: int) -> npt.NDArray[np.uint8]:
     side = _image_tower.preprocessing.input_size
-    _image_tower.encode(np.zeros((count, side, side, 3), np.uint8))
+    return np.zeros((count, side, side, 3), np.uint8)
 
 
 def encode_texts(release: str, texts: list[str]) -> tuple[npt.NDArray[np.float32], list[bool]]:
@@ -161,9 +171,16 @@ def encode_texts(release: str, texts: list[str]) -> tuple[npt.NDArray[np.float32
 
 
 def encode_images(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Encode prepared images."""
+    """Encode prepared images on a thread that from then on computes only when nothing else does."""
     _check()
+    budget.only_when_idle()
     return _image_tower.encode(pixels)
+
+
+def encode_pictures(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Encode prepared pictures of queries."""
+    _check()
+    return _picture_tower.encode(pixels)
 
 
 def start_loading(release: Release) -> None:

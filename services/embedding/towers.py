@@ -82,7 +82,13 @@ class Towers(Protocol):
     def encode_images(
         self, pixels: Sequence[npt.NDArray[np.uint8]]
     ) -> list[npt.NDArray[np.float32]]:
-        """Return for each prepared image its unit vector."""
+        """Return for each prepared image its unit vector, when nothing else is to be computed."""
+        ...
+
+    def encode_pictures(
+        self, pixels: Sequence[npt.NDArray[np.uint8]]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Return the same for pictures of queries, beside the images and before them."""
         ...
 
     def load_release(self, release: Release) -> None:
@@ -151,6 +157,11 @@ class TowerProcesses:
     ) -> list[npt.NDArray[np.float32]]:
         return list(self._image.encode(tower_process.encode_images, np.stack(pixels)))
 
+    def encode_pictures(
+        self, pixels: Sequence[npt.NDArray[np.uint8]]
+    ) -> list[npt.NDArray[np.float32]]:
+        return list(self._image.run(tower_process.encode_pictures, np.stack(pixels)))
+
     def load_release(self, release: Release) -> None:
         pause = threading.Event()
         generation = self._text.generation
@@ -213,7 +224,7 @@ class _Pipe:
 class _Life:
     """One process, from its start to its death, and the free ones of the pipes to it.
 
-    One pipe is for all but encoding: under load it would wait long for its turn at the others.
+    One pipe is for what does not wait for a turn at the others, which under load is long.
     """
 
     def __init__(
@@ -281,7 +292,7 @@ class _TowerProcess:
         return self._call(life, life.lanes, seconds or self._seconds, function, *args)
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Have the process call any other function, between two batches or beside one."""
+        """Have the process call a function between two batches or beside one."""
         life = self._life
         return self._call(life, life.control, self._seconds, function, *args)
 

@@ -54,6 +54,13 @@ class ImageEncoder(Protocol):
         """
         ...
 
+    def for_queries(self) -> "ImageEncoder":
+        """Return the same tower for pictures of queries.
+
+        They wait for nothing that this one encodes, if they come on a thread of their own.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Passes:

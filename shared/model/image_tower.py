@@ -3,6 +3,7 @@
 Shapes in this file: n items, s input size, d embedding dimension.
 """
 
+import copy
 import hashlib
 
 import numpy as np
@@ -14,7 +15,7 @@ from cra.shared.model.checkpoints import ModelSource, image_precision, load_clip
 from cra.shared.model.encoders import unit
 from cra.shared.model.pixels import MEAN, STD, Preprocessing
 from cra.shared.model.runtime import Precision, Runtime
-from cra.shared.model.torch_forward import LOW, TorchForward
+from cra.shared.model.torch_forward import HIGH, LOW, TorchForward
 
 
 def image_fingerprint(model: CLIP, preprocessing: Preprocessing) -> str:
@@ -79,3 +80,9 @@ class ImageTower:
     def encode(self, pixels_nssc: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Encode n prepared images; see `encoders.ImageEncoder.encode`."""
         return unit(self._forward(pixels_nssc))
+
+    def for_queries(self) -> "ImageTower":
+        """Return one of the same weights; on CUDA it goes first. See `encoders.ImageEncoder`."""
+        twin = copy.copy(self)
+        twin._forward = TorchForward(self.model, self.runtime, priority=HIGH)
+        return twin

@@ -131,12 +131,17 @@ class OpenVinoImageTower:
         converted: a model.
         runtime: whose precision it computes in.
         threads: of this process.
+        streams: images that are encoded at once; each has its share of the threads, and they the
+            priority of the thread that makes this. As many as threads, unless given: none waits
+            for another that queries have put aside.
 
     Raises:
         FailedPreconditionError: the files do not load, or there is no image tower.
     """
 
-    def __init__(self, converted: Converted, runtime: Runtime, threads: int) -> None:
+    def __init__(
+        self, converted: Converted, runtime: Runtime, threads: int, streams: int | None = None
+    ) -> None:
         info = converted.info
         if info.input_size is None:
             raise FailedPreconditionError(f"{info.release} is a release: it has no image tower")
@@ -145,11 +150,15 @@ class OpenVinoImageTower:
         self.image_tower = info.image_tower
         self.dimension = info.dimension
         self.preprocessing = Preprocessing(info.input_size)
-        # A stream for each thread: none waits for another that queries have put aside.
+        self._converted, self._threads = converted, threads
         self._forward = _Forward(
-            converted.image, runtime, threads, streams=threads, prepare=_from_pixels
+            converted.image, runtime, threads, streams or threads, prepare=_from_pixels
         )
 
     def encode(self, pixels_nssc: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Encode n prepared images; see `encoders.ImageEncoder.encode`."""
         return unit(self._forward(pixels_nssc))
+
+    def for_queries(self) -> "OpenVinoImageTower":
+        """Return another one, all threads on one image; see `encoders.ImageEncoder`."""
+        return OpenVinoImageTower(self._converted, self.runtime, self._threads, streams=1)

@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import itertools
 import statistics
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -32,7 +34,8 @@ COUNTS = {LARGE: 640, TWELVE_MEGAPIXELS: 256}
 THEIR_BATCH = 16
 LEFT = 64
 """Images that are not counted at the end, when the line has no full batch any more."""
-QUERIES = 200
+TEXTS, PICTURES = 200, 30
+"""Queries of each kind in a round."""
 
 
 def run(rounds: int) -> list[Comparison]:
@@ -60,7 +63,7 @@ def run(rounds: int) -> list[Comparison]:
             found.append(Comparison(title, indexed, alone, against, "ms", wanted[0], notes))
             against = f"a loop of cn_clip: PIL, batch {THEIR_BATCH}, fp32"
             found.append(Comparison(title, indexed, loop, against, "ms", wanted[1]))
-        found.append(_queries(rounds, stack, index, [photograph(n) for n in range(DIFFERENT)]))
+        found += _queries(rounds, stack, index, [photograph(n) for n in range(DIFFERENT)])
     return found
 
 
@@ -129,29 +132,34 @@ def _indexing(
     return took / done * 1000
 
 
-def _queries(rounds: int, stack: Stack, index: _Index, photographs: list[bytes]) -> Comparison:
-    queries = Queries(11)
-    quiet, during, middles = [], [], []
-
-    def ask() -> list[float]:
-        return times(lambda: stack.search.search(queries()), QUERIES)
-
-    for number in range(rounds):
-        quiet.append(percentile(ask(), 0.95))
-        before, count = index.count(), COUNTS[LARGE]
-        _put(stack, f"queries/{number}", photographs, count)
-        taken = ask()
-        # All of them fell into the time in which there was work.
-        assert index.count() - before < count, "ingest was over before the queries were"
-        during.append(percentile(taken, 0.95))
-        middles.append(statistics.median(taken))
-        wait_until(lambda: index.count() - before >= count, "all are indexed", 600)  # noqa: B023
-    return Comparison(
-        "Search of a new text during ingest at full speed, p95",
-        during,
-        quiet,
-        "the same without ingest",
-        "ms",
-        1 / 3,
-        {"p50 during ingest": f"{statistics.median(middles):.1f} ms"},
-    )
+def _queries(
+    rounds: int, stack: Stack, index: _Index, photographs: list[bytes]
+) -> Iterator[Comparison]:
+    """Ask by texts and by pictures while nothing else is done, and then during ingest."""
+    texts = Queries(11)
+    pictures = itertools.cycle(photographs)
+    kinds: dict[str, tuple[Callable[[], object], int]] = {
+        "a new text": (lambda: stack.search.search(texts()), TEXTS),
+        "a picture": (lambda: stack.search.search(image=next(pictures)), PICTURES),
+    }
+    for kind, (ask, count) in kinds.items():
+        quiet, during, middles = [], [], []
+        for number in range(rounds):
+            quiet.append(percentile(times(ask, count), 0.95))
+            before, images = index.count(), COUNTS[LARGE]
+            _put(stack, f"{kind}/{number}", photographs, images)
+            taken = times(ask, count)
+            # All of them fell into the time in which there was work.
+            assert index.count() - before < images, "ingest was over before the queries were"
+            during.append(percentile(taken, 0.95))
+            middles.append(statistics.median(taken))
+            wait_until(lambda: index.count() - before >= images, "all are indexed", 600)  # noqa: B023
+        yield Comparison(
+            f"Search of {kind} during ingest at full speed, p95",
+            during,
+            quiet,
+            "the same without ingest",
+            "ms",
+            1 / 3,
+            {"p50 during ingest": f"{statistics.median(middles):.1f} ms"},
+        )

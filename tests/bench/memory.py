@@ -19,6 +19,9 @@ from tests.stack import Stack
 
 IMAGES: Final = 10_000
 QUERIES: Final = 10_000
+CALLERS: Final = 4
+PICTURE_EVERY: Final = 10
+"""Queries, of which one is a picture."""
 SIZE: Final = (640, 480)
 SERVICES: Final = ("embedding", "gateway", "ingest", "worker")
 ROOM: Final = 400.0
@@ -75,11 +78,14 @@ def _work(stack: Stack, index: _Index) -> None:
 
     def ask(caller: int) -> None:
         queries = Queries(caller)
-        for _ in range(QUERIES // 4):
-            stack.search.search(queries())
+        for number in range(QUERIES // CALLERS):
+            if number % PICTURE_EVERY:
+                stack.search.search(queries())
+            else:
+                stack.search.search(image=photographs[number % len(photographs)])
 
-    with ThreadPoolExecutor(5) as pool:
-        asked = [pool.submit(ask, caller) for caller in range(4)]
+    with ThreadPoolExecutor(CALLERS + 1) as pool:
+        asked = [pool.submit(ask, caller) for caller in range(CALLERS)]
         for number in range(IMAGES):
             put(number)
         for one in asked:

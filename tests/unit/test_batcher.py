@@ -74,14 +74,14 @@ def _values(futures: "Sequence[Future[Encoded[int]]]") -> list[int]:
 def test_what_arrives_while_the_tower_works_shares_batches(
     batcher: Batcher[int, int], tower: Tower
 ) -> None:
-    """An idle tower starts at once; calls that come meanwhile share full batches, in order."""
+    """An idle tower starts at once; calls that come meanwhile share full batches."""
     first = batcher.submit([1], _later())
     tower.wait_until_busy()
     others = [batcher.submit([n, n + 20], _later()) for n in (2, 3, 4)]
     tower.turn(3)
     assert _values(first) == [2]
     assert [_values(futures) for futures in others] == [[4, 44], [6, 46], [8, 48]]
-    assert tower.batches == [[1], [2, 22, 3, 23], [4, 24]]
+    assert tower.batches == [[1], [2, 3, 4, 22], [23, 24]]
 
 
 def test_calls_of_many_threads_share_batches(batcher: Batcher[int, int], tower: Tower) -> None:
@@ -120,7 +120,7 @@ def test_a_line_that_is_full_takes_all_or_none(batcher: Batcher[int, int], tower
         batcher.submit([9], _later())
     tower.turn(3)
     assert _values(fits) == [14, 16]
-    assert tower.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8]]
+    assert tower.batches == [[0], [1, 7, 2, 8], [3, 4, 5, 6]]
 
 
 def test_more_at_once_than_the_line_holds_is_refused(batcher: Batcher[int, int]) -> None:
@@ -135,16 +135,38 @@ def test_nothing_is_nothing(batcher: Batcher[int, int], tower: Tower) -> None:
     assert tower.batches == []
 
 
-def test_a_lower_priority_number_goes_first(batcher: Batcher[int, int], tower: Tower) -> None:
-    """Interactive work overtakes bulk work in the line; among equals, first come, first served."""
+def test_calls_take_turns(tower: Tower) -> None:
+    """One item waits for no call with many to be done; nor does that one for all that come after.
+
+    Break: every item of a call has the turn of its first; or a batch moves `_turn` by none.
+    """
+    batcher = Batcher(tower.encode, 4, 100, "number")
     batcher.submit([0], _later())
     tower.wait_until_busy()
-    batcher.submit([1, 2, 3], _later(), priority=1)
-    batcher.submit([11, 12], _later(), priority=0)
-    last = batcher.submit([4, 5], _later(), priority=1)
+    many = batcher.submit([1, 2, 3, 4, 5, 6, 7], _later())
+    few = batcher.submit([11], _later())
+    for _ in range(6):
+        tower.turn()
+        tower.wait_until_busy()
+        few += [batcher.submit([21], _later())[0] for _ in range(4)]
+    tower.turn(100)
+    _values([*many, *few])
+    batcher.close()
+    assert tower.batches[:3] == [[0], [1, 11, 2, 3], [21] * 4]
+    assert [set(batch) - {21} for batch in tower.batches[3:7]] == [{4}, {5}, {6}, {7}]
+
+
+def test_calls_one_after_another(tower: Tower) -> None:
+    """Where calls do not take turns, the first is done first."""
+    batcher = Batcher(tower.encode, 4, 100, "number", in_turn=False)
+    batcher.submit([0], _later())
+    tower.wait_until_busy()
+    batcher.submit([1, 2, 3, 4, 5], _later())
+    last = batcher.submit([11, 12], _later())
     tower.turn(3)
     _values(last)
-    assert tower.batches == [[0], [11, 12, 1, 2], [3, 4, 5]]
+    batcher.close()
+    assert tower.batches == [[0], [1, 2, 3, 4], [5, 11, 12]]
 
 
 def test_a_deadline_that_passes_in_line(batcher: Batcher[int, int], tower: Tower) -> None:
@@ -180,14 +202,14 @@ def test_the_dead_make_room_for_the_living(batcher: Batcher[int, int], tower: To
     for future in batcher.submit([1, 2, 3], _later()):
         future.cancel()
     late = batcher.submit([4, 5], time.monotonic() - 0.001)
-    early = batcher.submit([6, 7, 8], _later(), priority=1)
+    early = batcher.submit([6, 7, 8], _later())
     living = batcher.submit([20, 21, 22, 23, 24], _later())
     for future in late:
         with pytest.raises(DeadlineExceededError):
             future.result(0)
     tower.turn(3)
     assert _values([*living, *early]) == [40, 42, 44, 46, 48, 12, 14, 16]
-    assert tower.batches == [[0], [20, 21, 22, 23], [24, 6, 7, 8]]
+    assert tower.batches == [[0], [6, 20, 7, 21], [8, 22, 23, 24]]
 
 
 def test_what_is_being_encoded_cannot_be_cancelled(
@@ -206,8 +228,10 @@ def test_an_error_fails_its_batch_alone(batcher: Batcher[int, int], tower: Tower
     first = batcher.submit([1], _later())
     tower.wait_until_busy()
     bad = batcher.submit([13, 2, 3, 4], _later())
+    tower.turn()
+    tower.wait_until_busy()
     good = batcher.submit([5], _later())
-    tower.turn(3)
+    tower.turn(2)
     assert _values(first) == [2]
     for future in bad:
         with pytest.raises(ValueError, match="bad luck"):
@@ -318,8 +342,8 @@ def test_an_idle_batcher_closes_at_once(tower: Tower) -> None:
     assert tower.batches == []
 
 
-@given(st.lists(st.tuples(st.lists(st.integers(0, 12), max_size=6), st.integers(0, 1)), max_size=8))
-def test_every_item_is_answered_once(calls: list[tuple[list[int], int]]) -> None:
+@given(st.lists(st.lists(st.integers(0, 12), max_size=6), max_size=8), st.booleans())
+def test_every_item_is_answered_once(calls: list[list[int]], in_turn: bool) -> None:
     """Whatever the calls, each result goes to its item, and no batch is over its limit."""
     sizes = []
 
@@ -327,12 +351,12 @@ def test_every_item_is_answered_once(calls: list[tuple[list[int], int]]) -> None
         sizes.append(len(numbers))
         return [2 * number for number in numbers]
 
-    batcher = Batcher(encode, 3, 1000, "number")
-    futures = [batcher.submit(numbers, _later(), priority) for numbers, priority in calls]
-    for (numbers, _), waiting in zip(calls, futures, strict=True):
+    batcher = Batcher(encode, 3, 1000, "number", in_turn=in_turn)
+    futures = [batcher.submit(numbers, _later()) for numbers in calls]
+    for numbers, waiting in zip(calls, futures, strict=True):
         assert _values(waiting) == [2 * number for number in numbers]
     batcher.close()
-    assert sum(sizes) == sum(len(numbers) for numbers, _ in calls)
+    assert sum(sizes) == sum(map(len, calls))
     assert max(sizes, default=0) <= 3
 
 
@@ -374,10 +398,10 @@ def test_a_call_that_would_come_too_late_is_refused_at_once(
     batcher.submit([1, 2, 3], _later())
     late = r"take about 6.000 s.*deadline is in"
     with pytest.raises(ResourceExhaustedError, match=late) as caught:
-        batcher.submit([4], time.monotonic() + 5)
+        batcher.submit([4, 5, 6], time.monotonic() + 5)
     assert caught.value.retry_after == pytest.approx(6.0)
-    assert batcher.submit([5], _later())
-    assert batcher.submit([6], time.monotonic() + 1, priority=-1), "it goes before all of them"
+    assert batcher.submit([4, 5, 6], _later())
+    assert batcher.submit([7], time.monotonic() + 5), "it goes before most of them"
     tower.turn(3)
 
 
@@ -390,10 +414,10 @@ def test_what_came_before_in_line_and_died_delays_nobody(
     batcher._seconds_an_item = 2.0
     for future in batcher.submit([1, 2, 3], _later()):
         future.cancel()
-    living = batcher.submit([4], time.monotonic() + 5)
+    living = batcher.submit([4, 5, 6], time.monotonic() + 5)
     batcher._seconds_an_item = 0.0
     tower.turn(2)
-    assert _values(living) == [8]
+    assert _values(living) == [8, 10, 12]
 
 
 class _Escaping(BaseException):

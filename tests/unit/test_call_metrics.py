@@ -86,19 +86,21 @@ def test_methods_that_do_not_exist_make_no_labels() -> None:
 
 
 def test_batches_and_waits_are_counted_by_tower(service: Service) -> None:
-    """Texts and images that were encoded show as items, batches and waits of their tower."""
+    """Texts, images and pictures of queries show as items, batches and waits of their tower."""
     names = ("batch_items_sum", "encode_seconds_count", "queue_seconds_count")
 
     def of(tower: str) -> list[float]:
         return [value(f"cra_tower_{name}", tower=tower) for name in names]
 
-    texts, images = of("text"), of("image")
+    texts, images, pictures = of("text"), of("image"), of("picture")
     service.stub.EmbedTexts(pb.EmbedTextsRequest(texts=["红", "绿", "蓝"]))
     service.stub.EmbedImages(pb.EmbedImagesRequest(items=[GOOD]))
+    service.stub.EmbedImages(pb.EmbedImagesRequest(items=[GOOD] * 2, priority=pb.PRIORITY_BULK))
     items, batches, waits = (a - b for a, b in zip(of("text"), texts, strict=True))
     assert (items, waits) == (3, 3)
     assert 1 <= batches <= 3
-    assert [a - b for a, b in zip(of("image"), images, strict=True)] == [1, 1, 1]
+    assert [a - b for a, b in zip(of("image"), images, strict=True)] == [2, 1, 2]
+    assert [a - b for a, b in zip(of("picture"), pictures, strict=True)] == [1, 1, 1]
 
 
 def test_what_is_refused_is_counted(own: Service) -> None:

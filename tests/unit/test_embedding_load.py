@@ -61,18 +61,20 @@ def test_too_many_calls_are_refused_at_once() -> None:
         assert own.encoder.models()
 
 
-def test_interactive_images_overtake_bulk(own: Service) -> None:
-    """While the tower works, an interactive image that comes last goes first."""
+def test_interactive_images_do_not_wait_for_bulk(own: Service) -> None:
+    """Whatever is being encoded for ingest, and waits for it, a picture of a query is begun."""
     with own.towers.held() as wait_until_busy:
         calls = [_images(own, RED, pb.PRIORITY_BULK)]
         wait_until_busy()
         calls.append(_images(own, GREEN, pb.PRIORITY_BULK, 4))
         own.wait_in_line(images=4)
         calls.append(_images(own, BLUE, pb.PRIORITY_UNSPECIFIED))
-        own.wait_in_line(images=5)
+        wait_until_busy()
+        assert own.towers.batches[-2:] == [[RED], [BLUE]]
+        assert own.towers.pictures[-1:] == [[BLUE]]
     for call in calls:
         assert call.result(SOON).results
-    assert own.towers.batches[-3:] == [[RED], [BLUE, GREEN, GREEN, GREEN], [GREEN]]
+    assert own.towers.batches[-1:] == [[GREEN] * 4]
 
 
 def _images(

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +13,13 @@ import numpy.typing as npt
 import pytest
 
 from cra.services.embedding.towers import TowerProcesses
+from cra.shared import budget
 from cra.shared.errors import FailedPreconditionError, UnavailableError
 from cra.shared.model.pixels import Preprocessing, prepare
 from cra.shared.releases import WEIGHTS, Release, write_release
 from cra.shared.settings import Settings
 from tests.checkpoints import make_checkpoint
+from tests.embedding import wait_until
 from tests.pictures import FILES
 from tests.releases import make_tower_release
 from tests.unit.reference import TOLERANCE
@@ -142,12 +145,51 @@ def test_a_new_process_has_the_old_one_s_releases(towers: TowerProcesses, releas
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="priorities are Linux's")
 def test_images_run_at_low_priority(towers: TowerProcesses) -> None:
-    """Law 6: text and image inference are two processes; images are encoded when cores are free."""
+    """Law 6: text and image inference are two processes; images are encoded when cores are free.
+
+    A stream of OpenVINO is a thread of its own, with the priority of who made it. Pictures of
+    queries are encoded as texts are.
+    """
     text, image = towers._text.run(os.getpid), towers._image.run(os.getpid)
     assert len({text, image, os.getpid()}) == 3
-    assert os.sched_getscheduler(text) == os.sched_getscheduler(os.getpid())
-    assert towers._image.encode(os.sched_getscheduler, 0) == os.SCHED_IDLE
-    assert towers._text.encode(os.sched_getscheduler, 0) != os.SCHED_IDLE
+    usual = os.sched_getscheduler(os.getpid())
+    assert os.sched_getscheduler(text) == usual
+    blank = np.zeros((32, 32, 3), np.uint8)
+    for _ in range(towers.info.image_lanes):
+        towers.encode_images([blank])
+        assert towers._image.encode(os.sched_getscheduler, 0) == os.SCHED_IDLE
+    towers.encode_pictures([blank])
+    assert towers._image.run(os.sched_getscheduler, 0) == usual
+    assert towers._text.encode(os.sched_getscheduler, 0) == usual
+    threads = [int(path.name) for path in Path(f"/proc/{image}/task").iterdir()]
+    idle = sum(os.sched_getscheduler(thread) == os.SCHED_IDLE for thread in threads)
+    streams = budget.cores() if towers.info.engine == "openvino" else 0
+    assert idle >= towers.info.image_lanes + streams
+
+
+def _wait_for(file: Path) -> None:
+    wait_until(file.exists)
+
+
+def test_pictures_of_queries_wait_for_no_images(towers: TowerProcesses, tmp_path: Path) -> None:
+    """While every lane of images is taken, a picture is encoded, and to the same vector.
+
+    Break: `encode_pictures` goes by a lane of images.
+    """
+    pixels = [prepare(FILES["JPEG"], Preprocessing(32)).pixels]
+    expected = towers.encode_images(pixels)
+    go_on = tmp_path / "go on"
+    with ThreadPoolExecutor(towers.info.image_lanes) as pool:
+        held = [
+            pool.submit(towers._image.encode, _wait_for, go_on)
+            for _ in range(towers.info.image_lanes)
+        ]
+        found = towers.encode_pictures(pixels)
+        assert not any(one.done() for one in held)
+        go_on.touch()
+    for one in held:
+        one.result()
+    np.testing.assert_allclose(found, expected, atol=tolerance(towers))
 
 
 def test_a_process_that_dies_is_replaced(towers: TowerProcesses) -> None:

@@ -32,7 +32,9 @@ class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.Val
     PRIORITY_BULK: _Priority.ValueType  # 2
 
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-    """Priority orders waiting images: interactive ones go before bulk ones."""
+    """Priority: bulk images are encoded only when nothing else is to be computed, interactive ones
+    beside them and at once.
+    """
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
 """Interactive."""
