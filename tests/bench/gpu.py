@@ -10,6 +10,7 @@ import torch
 from cn_clip import clip
 
 from cra.shared.model.checkpoints import find_model
+from cra.shared.model.encoders import Vectors, unit
 from cra.shared.model.image_tower import ImageTower, normalize_pixels
 from cra.shared.model.text_tower import TextTower
 from tests.bench.measure import Comparison, times
@@ -38,29 +39,38 @@ def run(rounds: int) -> list[Comparison]:
     found = []
 
     def compare(
-        title: str, count: int, ours: Callable[[], object], rival: Callable[[], object]
+        title: str, count: int, ours: Callable[[], Vectors], rival: Callable[[], Vectors]
     ) -> None:
         mine, other = [], []
+        cosine = (ours() * unit(rival())).sum(axis=1).min()
         for _ in range(rounds):
             mine.append(statistics.median(times(ours, 20)) / count)
             other.append(statistics.median(times(rival, 20)) / count)
-        notes = {"device": name, "precision": text_tower.runtime.precision}
+        notes = {
+            "device": name,
+            "precision": text_tower.runtime.precision,
+            "smallest cosine to it": f"{cosine:.5f}",
+        }
         found.append(Comparison(title, mine, other, "cn_clip in fp32 on it", "ms", None, notes))
 
-    def their_texts(texts: list[str]) -> None:
-        with torch.no_grad():
-            theirs.encode_text(clip.tokenize(texts).cuda()).cpu()
+    def our_texts(texts: list[str]) -> Vectors:
+        return text_tower.encode(texts)[0]
 
-    def their_images(pixels: npt.NDArray[np.uint8]) -> None:
+    def their_texts(texts: list[str]) -> Vectors:
         with torch.no_grad():
-            theirs.encode_image(normalize_pixels(torch.from_numpy(pixels).cuda())).cpu()
+            return np.asarray(theirs.encode_text(clip.tokenize(texts).cuda()).cpu())
+
+    def their_images(pixels: npt.NDArray[np.uint8]) -> Vectors:
+        given = torch.from_numpy(pixels).cuda()
+        with torch.no_grad():
+            return np.asarray(theirs.encode_image(normalize_pixels(given)).cpu())
 
     for count in TEXTS:
         texts = [queries() for _ in range(count)]
         compare(
             f"a text of 22 tokens on CUDA, in batches of {count}",
             count,
-            partial(text_tower.encode, texts),
+            partial(our_texts, texts),
             partial(their_texts, texts),
         )
     for count in IMAGES:
