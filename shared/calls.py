@@ -384,9 +384,9 @@ class _Call:
         """Log an error and end the call with it."""
         if isinstance(error, ResourceExhaustedError):
             self._boundary.refused += 1
-            log = _log.debug  # there may be thousands a second, and each line costs
-        else:
-            log = _log.info
+        never_came = isinstance(error, DeadlineExceededError) and not self._admitted
+        # Of these there may be thousands a second, and each line costs.
+        log = _log.debug if never_came or isinstance(error, ResourceExhaustedError) else _log.info
         code = rpc.code_of(error).name
         seconds = round(time.perf_counter() - self._start, 4)
         log("call", code=code, problem=error.message[:500], seconds=seconds)

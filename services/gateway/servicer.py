@@ -15,8 +15,8 @@ from cra.search.v1 import search_pb2 as pb
 from cra.search.v1 import search_pb2_grpc as pb_grpc
 from cra.services.gateway.keys import KeyRing
 from cra.services.gateway.metrics import SEARCHES, note_search
-from cra.services.gateway.pictures import Pictures
-from cra.services.gateway.query import Query, parse
+from cra.services.gateway.pictures import SMALL, Pictures
+from cra.services.gateway.query import parse
 from cra.services.gateway.search import RankedImage, Ranking, SearchEngine
 from cra.shared import rpc, tracing
 from cra.shared.api_keys import ApiKey
@@ -159,6 +159,15 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             now = time.monotonic()
             deadline = now + PARTS_TAKE * (asked_by.deadline - now)
             rpc.caller.set(rpc.Caller(deadline, asked_by.waits, asked_by.at_end))
+        size = request.ByteSize()
+        if size < SMALL:
+            return self._find(request, key, start)
+        with self._pictures.hold(size):
+            return self._find(request, key, start)
+
+    def _find(
+        self, request: pb.SearchRequest, key: ApiKey | None, start: float
+    ) -> pb.SearchResponse:
         query = parse(request, key.buckets if key else (), expand=self._expand)
         bound = rpc.request_id.get()
         request_id = request.request_id or bound or new_id()
@@ -168,20 +177,13 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             structlog.contextvars.bind_contextvars(request_id=request_id)
         if key:
             structlog.contextvars.bind_contextvars(api_key=key.name)
-        ranking = self._rank(query)
+        ranking = self._engine.search(query)
         total = time.perf_counter() - start
         encode = ranking.encode
         tracing.note(request_id=request_id, release=ranking.text_release, hits=len(ranking.hits))
         note_search(encode.queue, encode.encode, ranking.search_seconds, total)
         _log.debug("search", hits=len(ranking.hits), release=ranking.text_release)
         return _response(request_id, ranking, total)
-
-    def _rank(self, query: Query) -> Ranking:
-        size = sum(len(term.content) for term in query.terms if isinstance(term.content, bytes))
-        if not size:
-            return self._engine.search(query)
-        with self._pictures.hold(size):
-            return self._engine.search(query)
 
 
 def _response(request_id: str, ranking: Ranking, total: float) -> pb.SearchResponse:

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 
 from cra.embedding.v1 import embedding_pb2 as pb
 from cra.search.v1 import search_pb2, search_pb2_grpc
@@ -137,6 +138,18 @@ def test_calls_without_a_message_are_cancelled(monkeypatch: pytest.MonkeyPatch) 
                 call.result(SOON)
             assert caught.value.code() is grpc.StatusCode.CANCELLED
         _answers(own)
+
+
+def test_calls_that_end_before_their_message_fill_no_log(own: Service) -> None:
+    """They are counted, and no line is written of each above debug.
+
+    Break: `abort` logs them as info.
+    """
+    with structlog.testing.capture_logs() as log, _unfilled(own, 5) as calls:
+        for call in calls:
+            call.cancel()
+        wait_until(lambda: sum("before its message" in one.get("problem", "") for one in log) == 5)
+    assert {one["log_level"] for one in log if "problem" in one} == {"debug"}
 
 
 def test_a_call_without_any_message_is_refused(own: Service) -> None:
