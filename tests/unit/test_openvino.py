@@ -102,11 +102,15 @@ def test_what_is_faster_ranks_as_fp32_does(precision: Precision, tmp_path: Path)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_images(model: tuple[Path, Converted], count: int, threads: int) -> None:
-    """In fp32 an image has the reference's vector, however a batch is shared among streams."""
+    """In fp32 an image has the reference's vector, however a batch is shared among streams.
+
+    So has a picture of a query.
+    """
     folder, converted = model
     expected = ImageTower(find_model(str(folder)), "cpu").encode(pixels(count))
-    found = OpenVinoImageTower(converted, runtime("fp32"), threads).encode(pixels(count))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+    tower = OpenVinoImageTower(converted, runtime("fp32"), threads)
+    for one in (tower, tower.for_queries()):
+        np.testing.assert_allclose(one.encode(pixels(count)), expected, rtol=0, atol=TOLERANCE)
 
 
 def test_images_at_the_precision_that_is_chosen(model: tuple[Path, Converted]) -> None:
@@ -141,6 +145,7 @@ def test_int8_where_it_keeps_the_vectors(tmp_path: Path) -> None:
         engine = Engine.choose(settings)
         with structlog.testing.capture_logs() as lines:
             texts, images = engine.text_tower(), engine.image_tower()
+            assert images.for_queries().runtime == images.runtime
         chosen[name] = texts.runtime.precision, images.runtime.precision
         (line,) = [line for line in lines if line["event"].startswith("not in int8")]
         assert line["log_level"] == "warning"
