@@ -3,7 +3,7 @@
 While a batch is being encoded, what arrives waits in a bounded line; the next batch takes as many
 as fit. There is no timer: an idle tower starts at once, a busy one finds fuller batches. Items of
 different groups never share a batch; whose turn it is, the first in line decides. Calls may take
-turns: then one item has not to wait for all of a call that came before with many.
+turns: then few items have not to wait for all of a call that came before with many.
 """
 
 import heapq
@@ -21,6 +21,8 @@ from cra.services.embedding import metrics
 from cra.shared import tracing
 from cra.shared.errors import DeadlineExceededError, ResourceExhaustedError, UnavailableError
 
+TURN = 8
+"""Items of a call that stay together: a query and its expansions are no more."""
 SMOOTH = 0.2
 """Weight of the newest batch in what is known of the time that an item takes."""
 
@@ -64,7 +66,8 @@ class Batcher(Generic[Item, Result]):
         group: which items may share a batch; all, unless given.
         lanes: batches that are encoded at once, each on its own thread.
         beside: items in line from which on a batch is begun while another one is being encoded.
-        in_turn: whether calls take turns, an item of each, or else are encoded one after another.
+        in_turn: whether calls take turns, `TURN` items of each, or else are encoded one after
+            another.
         sound: whether a result shows that the tower works.
         longest: seconds after which a batch that is not done shows that its thread is stuck.
     """
@@ -150,7 +153,8 @@ class Batcher(Generic[Item, Result]):
                 )
             now = time.monotonic()
             left = max(0.0, deadline - now)
-            turns = [self._turn + self._in_turn * number for number in range(len(items))]
+            later = (number // TURN if self._in_turn else 0 for number in range(len(items)))
+            turns = [self._turn + turn for turn in later]
             if items and self._wait(turns[-1]) > left:
                 self._drop_dead()
             if items and (wait := self._wait(turns[-1])) > left:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cra.services.embedding.batcher import Batcher, Encoded
+from cra.services.embedding import batcher as batcher_module
+from cra.services.embedding.batcher import TURN, Batcher, Encoded
 from cra.shared.errors import (
     DeadlineExceededError,
     ResourceExhaustedError,
@@ -74,14 +75,14 @@ def _values(futures: "Sequence[Future[Encoded[int]]]") -> list[int]:
 def test_what_arrives_while_the_tower_works_shares_batches(
     batcher: Batcher[int, int], tower: Tower
 ) -> None:
-    """An idle tower starts at once; calls that come meanwhile share full batches."""
+    """An idle tower starts at once; calls that come meanwhile share full batches, in order."""
     first = batcher.submit([1], _later())
     tower.wait_until_busy()
     others = [batcher.submit([n, n + 20], _later()) for n in (2, 3, 4)]
     tower.turn(3)
     assert _values(first) == [2]
     assert [_values(futures) for futures in others] == [[4, 44], [6, 46], [8, 48]]
-    assert tower.batches == [[1], [2, 3, 4, 22], [23, 24]]
+    assert tower.batches == [[1], [2, 22, 3, 23], [4, 24]]
 
 
 def test_calls_of_many_threads_share_batches(batcher: Batcher[int, int], tower: Tower) -> None:
@@ -120,7 +121,7 @@ def test_a_line_that_is_full_takes_all_or_none(batcher: Batcher[int, int], tower
         batcher.submit([9], _later())
     tower.turn(3)
     assert _values(fits) == [14, 16]
-    assert tower.batches == [[0], [1, 7, 2, 8], [3, 4, 5, 6]]
+    assert tower.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8]]
 
 
 def test_more_at_once_than_the_line_holds_is_refused(batcher: Batcher[int, int]) -> None:
@@ -135,11 +136,12 @@ def test_nothing_is_nothing(batcher: Batcher[int, int], tower: Tower) -> None:
     assert tower.batches == []
 
 
-def test_calls_take_turns(tower: Tower) -> None:
+def test_calls_take_turns(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
     """One item waits for no call with many to be done; nor does that one for all that come after.
 
     Break: every item of a call has the turn of its first; or a batch moves `_turn` by none.
     """
+    monkeypatch.setattr(batcher_module, "TURN", 1)
     batcher = Batcher(tower.encode, 4, 100, "number")
     batcher.submit([0], _later())
     tower.wait_until_busy()
@@ -156,8 +158,25 @@ def test_calls_take_turns(tower: Tower) -> None:
     assert [set(batch) - {21} for batch in tower.batches[3:7]] == [{4}, {5}, {6}, {7}]
 
 
-def test_calls_one_after_another(tower: Tower) -> None:
+def test_a_call_with_few_items_stays_together(tower: Tower) -> None:
+    """As many as `TURN` of a call go before those of later calls; the rest takes turns."""
+    batcher = Batcher(tower.encode, 4, 100, "number")
+    batcher.submit([0], _later())
+    tower.wait_until_busy()
+    few, many = [*range(101, 101 + TURN)], [*range(201, 201 + TURN + 2)]
+    batcher.submit(few, _later())
+    batcher.submit(many, _later())
+    last = batcher.submit([301], _later())
+    tower.turn(100)
+    _values(last)
+    batcher.close()
+    order = [number for batch in tower.batches for number in batch]
+    assert order == [0, *few, *many[:TURN], 301, *many[TURN:]]
+
+
+def test_calls_one_after_another(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where calls do not take turns, the first is done first."""
+    monkeypatch.setattr(batcher_module, "TURN", 1)
     batcher = Batcher(tower.encode, 4, 100, "number", in_turn=False)
     batcher.submit([0], _later())
     tower.wait_until_busy()
@@ -209,7 +228,7 @@ def test_the_dead_make_room_for_the_living(batcher: Batcher[int, int], tower: To
             future.result(0)
     tower.turn(3)
     assert _values([*living, *early]) == [40, 42, 44, 46, 48, 12, 14, 16]
-    assert tower.batches == [[0], [6, 20, 7, 21], [8, 22, 23, 24]]
+    assert tower.batches == [[0], [6, 7, 8, 20], [21, 22, 23, 24]]
 
 
 def test_what_is_being_encoded_cannot_be_cancelled(
@@ -228,10 +247,8 @@ def test_an_error_fails_its_batch_alone(batcher: Batcher[int, int], tower: Tower
     first = batcher.submit([1], _later())
     tower.wait_until_busy()
     bad = batcher.submit([13, 2, 3, 4], _later())
-    tower.turn()
-    tower.wait_until_busy()
     good = batcher.submit([5], _later())
-    tower.turn(2)
+    tower.turn(3)
     assert _values(first) == [2]
     for future in bad:
         with pytest.raises(ValueError, match="bad luck"):
@@ -342,7 +359,7 @@ def test_an_idle_batcher_closes_at_once(tower: Tower) -> None:
     assert tower.batches == []
 
 
-@given(st.lists(st.lists(st.integers(0, 12), max_size=6), max_size=8), st.booleans())
+@given(st.lists(st.lists(st.integers(0, 12), max_size=20), max_size=8), st.booleans())
 def test_every_item_is_answered_once(calls: list[list[int]], in_turn: bool) -> None:
     """Whatever the calls, each result goes to its item, and no batch is over its limit."""
     sizes = []
@@ -398,10 +415,9 @@ def test_a_call_that_would_come_too_late_is_refused_at_once(
     batcher.submit([1, 2, 3], _later())
     late = r"take about 6.000 s.*deadline is in"
     with pytest.raises(ResourceExhaustedError, match=late) as caught:
-        batcher.submit([4, 5, 6], time.monotonic() + 5)
+        batcher.submit([4], time.monotonic() + 5)
     assert caught.value.retry_after == pytest.approx(6.0)
-    assert batcher.submit([4, 5, 6], _later())
-    assert batcher.submit([7], time.monotonic() + 5), "it goes before most of them"
+    assert batcher.submit([5], _later())
     tower.turn(3)
 
 
@@ -414,10 +430,10 @@ def test_what_came_before_in_line_and_died_delays_nobody(
     batcher._seconds_an_item = 2.0
     for future in batcher.submit([1, 2, 3], _later()):
         future.cancel()
-    living = batcher.submit([4, 5, 6], time.monotonic() + 5)
+    living = batcher.submit([4], time.monotonic() + 5)
     batcher._seconds_an_item = 0.0
     tower.turn(2)
-    assert _values(living) == [8, 10, 12]
+    assert _values(living) == [8]
 
 
 class _Escaping(BaseException):
