@@ -1,4 +1,4 @@
-"""How many pictures are searched with at once: from before they are copied out of their message."""
+"""How many pictures are searched with at once."""
 
 import threading
 from collections.abc import Iterator
@@ -9,16 +9,12 @@ from cra.shared.errors import ResourceExhaustedError
 
 PICTURES_AT_ONCE: Final = 32 * 2**20
 """Bytes, of all queries together. While it is sent on, a picture is in memory several times."""
-
-SMALL: Final = 2**16
-"""Bytes of a query that is not counted."""
-
 TRY_AGAIN: Final = 0.5
 """Seconds."""
 
 
 class Pictures:
-    """Bounds the bytes of the queries with pictures that are worked on.
+    """Bounds the bytes of the pictures that are worked on.
 
     Args:
         most: bytes. What is larger by itself is let in when there is nothing else.
@@ -39,8 +35,8 @@ class Pictures:
         with self._lock:
             if self._held and self._held + size > self._most:
                 raise ResourceExhaustedError(
-                    f"queries of {self._held} bytes are worked on already, and this one has "
-                    f"{size}; pictures of at most {self._most} are searched with at once",
+                    f"pictures of {self._held} bytes are searched with already, and this query has "
+                    f"{size} more; at most {self._most} are taken at once",
                     retry_after=TRY_AGAIN,
                 )
             self._held += size

@@ -62,6 +62,8 @@ def test_pictures_beyond_what_is_taken_at_once_are_refused(
             client.search(image=LARGEST)
         assert caught.value.retry_after == 0.5
         assert client.search("红").text_release == "release"
+        with pytest.raises(ResourceExhaustedError):  # before anything else is looked at
+            client.search(image=LARGEST, top_k=100_000)
         engine.go.set()
         for one in three:
             one.result(SOON)
