@@ -40,6 +40,9 @@ class TorchForward:
             "device_type": self._device.type,
             "dtype": dtype,
             "enabled": runtime.precision != "fp32",
+            # Each weight is used once in a pass; and the cache is one for all threads, whose
+            # streams do not wait for each other's casts.
+            "cache_enabled": False,
         }
         self._priority = priority
         self._of_thread = threading.local()
