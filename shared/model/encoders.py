@@ -92,6 +92,8 @@ def encode_by_length(
     Returns:
         unit vectors in the order of `ids_nt`.
     """
+    if len(ids_nt) == 1 and ids_nt[0, -1] != PAD:  # as a query comes: there is nothing to cut
+        return unit(forward(ids_nt))
     lengths_n = (ids_nt != PAD).sum(axis=1)
     order_n = np.argsort(lengths_n, kind="stable")
     parts = []

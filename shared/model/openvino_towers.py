@@ -64,7 +64,8 @@ class _Forward:
 
     def __call__(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return what the model makes of a batch."""
-        parts = np.array_split(batch, min(self._streams, len(batch)))
+        count = min(self._streams, len(batch))
+        parts = [batch] if count == 1 else np.array_split(batch, count)
         requests = self._requests()[: len(parts)]
         for request, part in zip(requests, parts, strict=True):
             request.start_async([part], share_inputs=True)
@@ -72,7 +73,7 @@ class _Forward:
         for request in requests:
             request.wait()
             answers.append(request.get_output_tensor().data.copy())
-        return np.concatenate(answers)
+        return answers[0] if count == 1 else np.concatenate(answers)
 
     def _requests(self) -> list[Any]:
         """Return the caller's own requests; the engine has those of all callers take turns."""
