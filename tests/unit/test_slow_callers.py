@@ -146,6 +146,7 @@ def test_calls_that_end_before_their_message_fill_no_log(own: Service) -> None:
     Break: `abort` logs them as info.
     """
     with structlog.testing.capture_logs() as log, _unfilled(own, 5) as calls:
+        wait_until(lambda: len(own.server._boundary.arrivals._awaited) == 5)
         for call in calls:
             call.cancel()
         wait_until(lambda: sum("before its message" in one.get("problem", "") for one in log) == 5)
