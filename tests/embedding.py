@@ -54,6 +54,7 @@ class ColourTowers:
         batches: what was encoded, batch by batch.
         pictures: what of it came as pictures of queries.
         broken: what the next batches raise.
+        broken_pictures: likewise, of pictures alone.
         releases: what is loaded.
         bad: what loading a release raises, by its label.
         loads: labels of what was ever loaded, in order.
@@ -74,6 +75,7 @@ class ColourTowers:
         image_batch=4,
         text_lanes=1,
         image_lanes=1,
+        picture_batch=4,
     )
 
     def __init__(self, **info: Any) -> None:
@@ -81,6 +83,7 @@ class ColourTowers:
         self.batches: list[list[Any]] = []
         self.pictures: list[list[Any]] = []
         self.broken: Exception | None = None
+        self.broken_pictures: Exception | None = None
         self.releases: set[str] = {self.info.release}
         self.bad: dict[str, Exception] = {}
         self.loads: list[str] = []
@@ -115,6 +118,8 @@ class ColourTowers:
     ) -> list[npt.NDArray[np.float32]]:
         """See `Towers`."""
         self.pictures.append(colours_of(pixels))
+        if self.broken_pictures is not None:
+            raise self.broken_pictures
         return self.encode_images(pixels)
 
     def load_release(self, release: Release) -> None:
@@ -253,7 +258,7 @@ def running(towers: ColourTowers | None = None, /, **changes: Any) -> Iterator[S
     service = Service(Settings(**{**defaults, **changes}), towers)
     service.start()
     try:
-        # Both towers have proved themselves, and need not do it again for ten seconds.
+        # The towers have proved themselves, and need not do it again for ten seconds.
         wait_until(lambda: service.health() == "SERVING")
         yield service
     finally:

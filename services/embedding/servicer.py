@@ -17,7 +17,7 @@ from cra.services.embedding.batcher import Batcher, Encoded
 from cra.services.embedding.metrics import PREPARE_SECONDS
 from cra.services.embedding.releases import Releases
 from cra.services.embedding.towers import IDLE_SHARE, LOADS_WITHIN, Towers
-from cra.shared import rpc, tracing
+from cra.shared import budget, rpc, tracing
 from cra.shared.adapters.remote_encoder import FLOAT, RELEASE_STATES
 from cra.shared.domain import Vector, is_finite
 from cra.shared.errors import (
@@ -58,6 +58,9 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         self._towers = towers
         self._releases = releases
         self._preprocessing = Preprocessing(towers.info.input_size)
+        # A process that hangs is replaced before; and the next one may have to be loaded.
+        stuck = settings.batch_seconds + 2 * LOADS_WITHIN
+        stuck_images = IDLE_SHARE * settings.batch_seconds + 2 * LOADS_WITHIN
         self._texts: Batcher[_Text, tuple[Vector, bool]] = Batcher(
             lambda batch: towers.encode_texts(batch[0].release, [one.text for one in batch]),
             towers.info.text_batch,
@@ -67,8 +70,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             lanes=towers.info.text_lanes,
             beside=towers.info.text_batch,
             sound=lambda result: is_finite(result[0]),
-            # A process that hangs is replaced before; and the next one may have to be loaded.
-            longest=settings.batch_seconds + 2 * LOADS_WITHIN,
+            longest=stuck,
         )
         self._images: Batcher[Pixels, Vector] = Batcher(
             towers.encode_images,
@@ -79,17 +81,17 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             # A worker whose images are done prepares more while those of another are encoded.
             in_turn=False,
             sound=is_finite,
-            longest=IDLE_SHARE * settings.batch_seconds + 2 * LOADS_WITHIN,
+            longest=stuck_images,
         )
         self._pictures: Batcher[Pixels, Vector] = Batcher(
             towers.encode_pictures,
-            towers.info.image_batch,
+            towers.info.picture_batch,
             settings.max_queue,
             "picture",
             sound=is_finite,
-            longest=IDLE_SHARE * settings.batch_seconds + 2 * LOADS_WITHIN,
+            longest=stuck_images,
         )
-        self._decoders = ThreadPoolExecutor(2, "decode")
+        self._decoders = ThreadPoolExecutor(budget.picture_decoders(), "decode")
 
     def close(self) -> None:
         """Encode what is in line, then end."""

@@ -1,4 +1,8 @@
-"""What runs inside the tower processes: one tower in each, the text one with its releases."""
+"""What runs inside the tower processes.
+
+In the one are the text tower and its releases; in the other the image tower for ingest, and once
+more for pictures of queries.
+"""
 
 import contextlib
 import multiprocessing
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from cra.shared.model.encoders import ImageEncoder, TextEncoder
+
+PICTURES_ON_CPU: Final = 2
+"""Of queries, in a batch: all threads are on one, and a larger batch would only be done later."""
 
 _TYPICAL: Final = "飞檐翘角的大殿前有一对石狮和红色的大门"
 """A query of 21 tokens."""
@@ -110,7 +117,6 @@ def load_image_tower(engine: Engine, releases: Sequence[Release]) -> None:
     with ThreadPoolExecutor(1, "load", initializer=budget.only_when_idle) as pool:
         _image_tower = pool.submit(engine.image_tower).result()
     _picture_tower = _image_tower.for_queries()
-    encode_pictures(_blank(1))  # the first pass costs more than the others
 
 
 def text_info() -> dict[str, Any]:
@@ -129,15 +135,17 @@ def text_info() -> dict[str, Any]:
 def image_info() -> dict[str, Any]:
     """Return the image tower's part of `TowerInfo`."""
     _check()
-    budget.only_when_idle()
+    _give_way()
     tower = _image_tower
+    batch = _measure(_encode_images)
     return {
         "name": tower.name,
         "image_tower": tower.image_tower,
         "dimension": tower.dimension,
         "input_size": tower.preprocessing.input_size,
         "preprocessing": tower.preprocessing.fingerprint,
-        "image_batch": _measure(_encode_images),
+        "image_batch": batch,
+        "picture_batch": min(batch, PICTURES_ON_CPU) if tower.runtime.device == "cpu" else batch,
     }
 
 
@@ -152,12 +160,8 @@ def _encode_texts(count: int) -> None:
 
 
 def _encode_images(count: int) -> None:
-    _image_tower.encode(_blank(count))
-
-
-def _blank(count: int) -> npt.NDArray[np.uint8]:
     side = _image_tower.preprocessing.input_size
-    return np.zeros((count, side, side, 3), np.uint8)
+    _image_tower.encode(np.zeros((count, side, side, 3), np.uint8))
 
 
 def encode_texts(release: str, texts: list[str]) -> tuple[npt.NDArray[np.float32], list[bool]]:
@@ -171,10 +175,20 @@ def encode_texts(release: str, texts: list[str]) -> tuple[npt.NDArray[np.float32
 
 
 def encode_images(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Encode prepared images on a thread that from then on computes only when nothing else does."""
+    """Encode prepared images for ingest."""
     _check()
-    budget.only_when_idle()
+    _give_way()
     return _image_tower.encode(pixels)
+
+
+def _give_way() -> None:
+    """Have this thread compute only when nothing else does, if it is the one that computes.
+
+    Not where the tower has threads of its own: this one would hold the interpreter while it is put
+    aside, and pictures of queries wait for that.
+    """
+    if _image_tower.runtime.engine == "torch":
+        budget.only_when_idle()
 
 
 def encode_pictures(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -1,7 +1,8 @@
-"""The towers as this service runs them: each in a process of its own.
+"""The towers as this service runs them: those of texts and of images in processes of their own.
 
-An image forward cannot be interrupted and takes long; in its own process, at low priority, it
-never stands before a query.
+An image forward cannot be interrupted and takes long; in another process than texts, at low
+priority, it never stands before a query. Pictures of queries have the image tower once more, at the
+priority of texts.
 """
 
 import math
@@ -66,6 +67,8 @@ class TowerInfo:
     image_batch: int
     image_lanes: int
     """Batches of images that are encoded at once."""
+    picture_batch: int
+    """Pictures of queries that are encoded at once."""
 
 
 class Towers(Protocol):
@@ -137,8 +140,9 @@ class TowerProcesses:
             engine.image_lanes,
         )
         try:
-            text = self._text.encode(tower_process.text_info, seconds=LOADS_WITHIN)
+            # Texts are measured last: loading images is not all done at low priority.
             image = self._image.encode(tower_process.image_info, seconds=LOADS_WITHIN)
+            text = self._text.encode(tower_process.text_info, seconds=LOADS_WITHIN)
         except BaseException:
             self.close()
             raise

@@ -3,7 +3,7 @@
 import gc
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import grpc
@@ -20,8 +20,10 @@ from cra.services.embedding import servicer as servicer_module
 from cra.shared import errors, rpc
 from cra.shared import server as server_module
 from cra.shared.adapters.remote_encoder import SERVICE, RemoteEncoder
+from cra.shared.ports import Priority
 from cra.shared.settings import Settings
 from tests.embedding import (
+    RED,
     SOON,
     Health,
     Service,
@@ -29,6 +31,7 @@ from tests.embedding import (
     running,
     wait_until,
 )
+from tests.fakes import picture
 
 
 def test_service_credentials_are_needed() -> None:
@@ -84,7 +87,10 @@ def test_reflection_lists_the_service(service: Service) -> None:
 
 @pytest.mark.parametrize("name", ["", SERVICE])
 def test_health_follows_readiness(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SERVING only after both towers have encoded; NOT_SERVING while one fails; then again."""
+    """SERVING only after the towers have encoded; NOT_SERVING while one fails; then again.
+
+    Break: leave one of them out of `EmbeddingServicer.check`.
+    """
     monkeypatch.setattr(server_module, "READINESS_PERIOD", 0.01)
     monkeypatch.setattr(servicer_module, "PROOF_LASTS", 0.0)
     service = Service(Settings(drain_seconds=SOON))
@@ -102,6 +108,10 @@ def test_health_follows_readiness(name: str, monkeypatch: pytest.MonkeyPatch) ->
                 service.towers.broken = ValueError("out of memory")
                 health.wait_for("NOT_SERVING")
                 service.towers.broken = None
+                health.wait_for("SERVING")
+                service.towers.broken_pictures = ValueError("out of memory")
+                health.wait_for("NOT_SERVING")
+                service.towers.broken_pictures = None
                 health.wait_for("SERVING")
                 health.close()
     finally:
@@ -166,23 +176,29 @@ def test_a_service_that_is_not_ready_may_well_be_alive(monkeypatch: pytest.Monke
         assert _liveness(own) == "SERVING"
 
 
-def test_a_dead_batch_thread_is_a_reason_to_start_again(own: Service) -> None:
+@pytest.mark.parametrize("tower", ["text", "image", "picture"])
+def test_a_dead_batch_thread_is_a_reason_to_start_again(own: Service, tower: str) -> None:
     """Liveness ends with the thread, and the log says why; health goes on answering.
 
     Broken on purpose: without `works=servicer.problem` it says SERVING for ever.
     """
     assert _liveness(own) == "SERVING"
 
-    def die(release: str, texts: object) -> NoReturn:
+    def die(*_: object) -> NoReturn:
         raise SystemExit
 
-    own.towers.encode_texts = die  # type: ignore[method-assign]
+    getattr(own.servicer, f"_{tower}s")._encode = die
+    calls: dict[str, Callable[[], object]] = {
+        "text": lambda: own.encoder.embed_texts(["红"], timeout=SOON),
+        "image": lambda: own.encoder.embed_encoded_images([picture(RED)], Priority.BULK),
+        "picture": lambda: own.encoder.embed_encoded_images([picture(RED)], Priority.INTERACTIVE),
+    }
     with pytest.raises(errors.UnavailableError, match="died"):
-        own.encoder.embed_texts(["红"], timeout=SOON)
+        calls[tower]()
     with structlog.testing.capture_logs() as log:
         assert _liveness(own) == "NOT_SERVING"
     assert [line["problem"] for line in log if line["event"] == "wedged"] == [
-        "a batch thread of the text tower has died"
+        f"a batch thread of the {tower} tower has died"
     ]
 
 
