@@ -236,7 +236,7 @@ class ReleaseStore(Protocol):
 
 
 class Priority(Enum):
-    """Who goes first in the line of images."""
+    """Whether images are encoded at once, or when nothing else is to be computed."""
 
     INTERACTIVE = 0
     BULK = 1
