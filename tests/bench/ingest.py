@@ -36,6 +36,8 @@ LEFT = 64
 """Images that are not counted at the end, when the line has no full batch any more."""
 TEXTS, PICTURES = 200, 30
 """Queries of each kind in a round."""
+Ask = tuple[Callable[[], object], int]
+"""A query of a kind, and how many of them a round has."""
 
 
 def run(rounds: int) -> list[Comparison]:
@@ -138,7 +140,7 @@ def _queries(
     """Ask by texts and by pictures while nothing else is done, and then during ingest."""
     texts = Queries(11)
     pictures = itertools.cycle(photographs)
-    kinds: dict[str, tuple[Callable[[], object], int]] = {
+    kinds: dict[str, Ask] = {
         "a new text": (lambda: stack.search.search(texts()), TEXTS),
         "a picture": (lambda: stack.search.search(image=next(pictures)), PICTURES),
     }
@@ -163,3 +165,29 @@ def _queries(
             1 / 3,
             {"p50 during ingest": f"{statistics.median(middles):.1f} ms"},
         )
+    yield _beside_pictures(rounds, *kinds.values())
+
+
+def _beside_pictures(rounds: int, texts: Ask, pictures: Ask) -> Comparison:
+    """Ask by texts while somebody else asks by pictures, one after another."""
+    quiet, beside = [], []
+    for _ in range(rounds):
+        quiet.append(percentile(times(*texts), 0.95))
+        over = threading.Event()
+
+        def ask() -> None:
+            while not over.is_set():  # noqa: B023
+                pictures[0]()
+
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ask)
+            beside.append(percentile(times(*texts), 0.95))
+            over.set()
+        asked.result()
+    return Comparison(
+        "Search of a new text beside a caller who searches by pictures, p95",
+        beside,
+        quiet,
+        "the same alone",
+        "ms",
+    )
