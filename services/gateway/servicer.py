@@ -16,7 +16,7 @@ from cra.search.v1 import search_pb2_grpc as pb_grpc
 from cra.services.gateway.keys import KeyRing
 from cra.services.gateway.metrics import SEARCHES, note_search
 from cra.services.gateway.pictures import Pictures
-from cra.services.gateway.query import parse
+from cra.services.gateway.query import MAX_TERMS, parse
 from cra.services.gateway.search import RankedImage, Ranking, SearchEngine
 from cra.shared import rpc, tracing
 from cra.shared.api_keys import ApiKey
@@ -159,7 +159,9 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             now = time.monotonic()
             deadline = now + PARTS_TAKE * (asked_by.deadline - now)
             rpc.caller.set(rpc.Caller(deadline, asked_by.waits, asked_by.at_end))
-        size = len(request.image) + sum(len(term.image) for term in request.terms)
+        # Of more terms there may be millions, which are refused unread.
+        terms = request.terms[:MAX_TERMS]
+        size = len(request.image) + sum(len(term.image) for term in terms)
         if not size:
             return self._find(request, key, start)
         with self._pictures.hold(size):
