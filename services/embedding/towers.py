@@ -140,7 +140,8 @@ class TowerProcesses:
             engine.image_lanes,
         )
         try:
-            # Texts are measured last: loading images is not all done at low priority.
+            # When all is loaded, which is not done at low priority alone, each is measured alone.
+            self._text.run(tower_process.loaded)
             image = self._image.encode(tower_process.image_info, seconds=LOADS_WITHIN)
             text = self._text.encode(tower_process.text_info, seconds=LOADS_WITHIN)
         except BaseException:
