@@ -105,6 +105,8 @@ class _Arrivals:
         try:
             return next(messages)
         except StopIteration:
+            if not context.is_active():  # so may a call end that was cancelled
+                raise DeadlineExceededError("the call ended before its message was here") from None
             raise InvalidArgumentError("request", "is missing") from None
         except grpc.RpcError as error:
             raise DeadlineExceededError("the call ended before its message was here") from error

@@ -435,6 +435,8 @@ def open_channel(
         ("grpc.service_config", json.dumps(config)),
         ("grpc.max_send_message_length", limit),
         ("grpc.max_receive_message_length", limit),
+        # Of a larger message nothing would be kept, and its call would not be tried again.
+        ("grpc.per_rpc_retry_buffer_size", limit),
         ("grpc.keepalive_time_ms", round(KEEPALIVE * 1000)),
         ("grpc.keepalive_timeout_ms", round(GONE * 1000)),
         ("grpc.http2.max_pings_without_data", 0),  # however long an answer takes

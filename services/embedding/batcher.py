@@ -153,7 +153,8 @@ class Batcher(Generic[Item, Result]):
                 )
             now = time.monotonic()
             left = max(0.0, deadline - now)
-            later = (number // TURN if self._in_turn else 0 for number in range(len(items)))
+            share = min(TURN, self._max_batch)
+            later = (number // share if self._in_turn else 0 for number in range(len(items)))
             turns = [self._turn + turn for turn in later]
             if items and self._wait(turns[-1]) > left:
                 self._drop_dead()
@@ -283,22 +284,28 @@ class Batcher(Generic[Item, Result]):
         return len(self._line) >= least
 
     def _take(self) -> list[_Waiting[Item, Result]]:
-        """Take the first in line and those of its group, in order; the others keep their places."""
+        """Take the first in line and those of its group, in order; the others keep their places.
+
+        The first is the one that waits longest, whoever's turn it is: each batch takes something of
+        a call with many items, however many calls with few come meanwhile.
+        """
         batch: list[_Waiting[Item, Result]] = []
         others: list[_Waiting[Item, Result]] = []
-        while self._line and len(batch) < self._max_batch:
-            entry = heapq.heappop(self._line)
+        entry = min(self._line, key=lambda one: one.number, default=None)
+        if entry is not None:
+            self._line.remove(entry)
+            heapq.heapify(self._line)
+        while entry is not None:
             if batch and self._group(entry.item) != self._group(batch[0].item):
                 others.append(entry)
             # From here on nobody can cancel it.
             elif not self._is_dead(entry) and entry.future.set_running_or_notify_cancel():
                 batch.append(entry)
+            is_room = self._line and len(batch) < self._max_batch
+            entry = heapq.heappop(self._line) if is_room else None
         for entry in others:
             heapq.heappush(self._line, entry)
-        if batch:
-            # By one at least: each batch takes something of a call with many items, however many
-            # calls with few come meanwhile.
-            self._turn = max(self._turn + 1, batch[-1].turn)
+        self._turn = max([self._turn, *(entry.turn for entry in batch)])
         return batch
 
     def _drop_dead(self) -> None:

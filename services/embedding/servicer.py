@@ -62,7 +62,6 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         self._preprocessing = Preprocessing(towers.info.input_size)
         # A process that hangs is replaced before; and the next one may have to be loaded.
         stuck = settings.batch_seconds + 2 * LOADS_WITHIN
-        stuck_images = IDLE_SHARE * settings.batch_seconds + 2 * LOADS_WITHIN
         self._texts: Batcher[_Text, tuple[Vector, bool]] = Batcher(
             lambda batch: towers.encode_texts(batch[0].release, [one.text for one in batch]),
             towers.info.text_batch,
@@ -83,7 +82,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             # A worker whose images are done prepares more while those of another are encoded.
             in_turn=False,
             sound=is_finite,
-            longest=stuck_images,
+            longest=IDLE_SHARE * settings.batch_seconds + 2 * LOADS_WITHIN,
         )
         self._pictures: Batcher[Pixels, Vector] = Batcher(
             towers.encode_pictures,
@@ -91,13 +90,17 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             settings.max_queue,
             "picture",
             sound=is_finite,
-            longest=stuck_images,
+            longest=stuck,
         )
         self._decoders = ThreadPoolExecutor(budget.picture_decoders(), "decode")
+        self._bulk_decoders = ThreadPoolExecutor(
+            budget.picture_decoders(), "decode-bulk", initializer=budget.give_way
+        )
 
     def close(self) -> None:
         """Encode what is in line, then end."""
         self._decoders.shutdown()
+        self._bulk_decoders.shutdown()
         for batcher in (self._texts, self._pictures, self._images):
             batcher.close()
 
@@ -162,7 +165,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             raise InvalidArgumentError("priority", f"is {request.priority}; {known} are allowed")
         deadline = _deadline(context)
         with tracing.span("decode", items=len(request.items)):
-            prepared = list(self._decoders.map(self._prepare, request.items))
+            prepared = self._prepare(request, deadline, context)
         good = [one for one in prepared if not isinstance(one, BadImageError)]
         batcher = self._images if request.priority == pb.PRIORITY_BULK else self._pictures
         encoded = _wait(batcher.submit(good, deadline), deadline, context)
@@ -239,15 +242,34 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
                 f"has {len(item.pixels.data)} bytes; {side} x {side} x 3 are needed",
             )
 
-    def _prepare(self, item: pb.ImageItem) -> Pixels | BadImageError:
-        if item.HasField("pixels"):
-            side = self._preprocessing.input_size
-            return np.frombuffer(item.pixels.data, np.uint8).reshape(side, side, 3)
-        try:
-            with PREPARE_SECONDS.time():
-                return prepare(item.encoded, self._preprocessing).pixels
-        except BadImageError as error:
-            return error
+    def _prepare(
+        self, request: pb.EmbedImagesRequest, deadline: float, context: grpc.ServicerContext
+    ) -> list[Pixels | BadImageError]:
+        """Return what each item is prepared to; encoded ones are decoded side by side.
+
+        Raises:
+            DeadlineExceededError: nobody waits any more; what was not begun then is not decoded.
+        """
+        side = self._preprocessing.input_size
+        is_bulk = request.priority == pb.PRIORITY_BULK
+        decoders = self._bulk_decoders if is_bulk else self._decoders
+
+        def decode(encoded: bytes) -> Pixels | BadImageError:
+            if not context.is_active() or time.monotonic() > deadline:
+                raise DeadlineExceededError("nobody waits any more for images to be decoded")
+            try:
+                with PREPARE_SECONDS.time():
+                    return prepare(encoded, self._preprocessing).pixels
+            except BadImageError as error:
+                return error
+
+        pending = [
+            np.frombuffer(item.pixels.data, np.uint8).reshape(side, side, 3)
+            if item.HasField("pixels")
+            else decoders.submit(decode, item.encoded)
+            for item in request.items
+        ]
+        return [one.result() if isinstance(one, Future) else one for one in pending]
 
 
 def _check_count(field: str, count: int, most: int) -> None:

@@ -128,7 +128,7 @@ class TowerProcesses:
 
     def __init__(self, settings: Settings) -> None:
         engine = Engine.choose(settings)
-        seconds = settings.batch_seconds
+        seconds = self._pictures_within = settings.batch_seconds
         self._text = _TowerProcess(
             "text", tower_process.load_text_towers, engine, seconds, engine.text_lanes
         )
@@ -165,7 +165,10 @@ class TowerProcesses:
     def encode_pictures(
         self, pixels: Sequence[npt.NDArray[np.uint8]]
     ) -> list[npt.NDArray[np.float32]]:
-        return list(self._image.run(tower_process.encode_pictures, np.stack(pixels)))
+        pictures = np.stack(pixels)
+        return list(
+            self._image.run(tower_process.encode_pictures, pictures, seconds=self._pictures_within)
+        )
 
     def load_release(self, release: Release) -> None:
         pause = threading.Event()
@@ -296,10 +299,10 @@ class _TowerProcess:
         life = self._life
         return self._call(life, life.lanes, seconds or self._seconds, function, *args)
 
-    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+    def run(self, function: Callable[..., Any], *args: Any, seconds: float | None = None) -> Any:
         """Have the process call a function between two batches or beside one."""
         life = self._life
-        return self._call(life, life.control, self._seconds, function, *args)
+        return self._call(life, life.control, seconds or self._seconds, function, *args)
 
     def _call(
         self,

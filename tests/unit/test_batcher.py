@@ -121,7 +121,7 @@ def test_a_line_that_is_full_takes_all_or_none(batcher: Batcher[int, int], tower
         batcher.submit([9], _later())
     tower.turn(3)
     assert _values(fits) == [14, 16]
-    assert tower.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8]]
+    assert tower.batches == [[0], [1, 2, 3, 4], [5, 7, 8, 6]]
 
 
 def test_more_at_once_than_the_line_holds_is_refused(batcher: Batcher[int, int]) -> None:
@@ -139,7 +139,8 @@ def test_nothing_is_nothing(batcher: Batcher[int, int], tower: Tower) -> None:
 def test_calls_take_turns(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
     """One item waits for no call with many to be done; nor does that one for all that come after.
 
-    Break: every item of a call has the turn of its first; or a batch moves `_turn` by none.
+    Break: every item of a call has the turn of its first; or the first of a batch is the first in
+    turn.
     """
     monkeypatch.setattr(batcher_module, "TURN", 1)
     batcher = Batcher(tower.encode, 4, 100, "number")
@@ -154,13 +155,13 @@ def test_calls_take_turns(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None
     tower.turn(100)
     _values([*many, *few])
     batcher.close()
-    assert tower.batches[:3] == [[0], [1, 11, 2, 3], [21] * 4]
-    assert [set(batch) - {21} for batch in tower.batches[3:7]] == [{4}, {5}, {6}, {7}]
+    assert tower.batches[:2] == [[0], [1, 11, 2, 3]]
+    assert [set(batch) - {21} for batch in tower.batches[2:6]] == [{4}, {5}, {6}, {7}]
 
 
 def test_a_call_with_few_items_stays_together(tower: Tower) -> None:
     """As many as `TURN` of a call go before those of later calls; the rest takes turns."""
-    batcher = Batcher(tower.encode, 4, 100, "number")
+    batcher = Batcher(tower.encode, 2 * TURN, 100, "number")
     batcher.submit([0], _later())
     tower.wait_until_busy()
     few, many = [*range(101, 101 + TURN)], [*range(201, 201 + TURN + 2)]
@@ -170,8 +171,27 @@ def test_a_call_with_few_items_stays_together(tower: Tower) -> None:
     tower.turn(100)
     _values(last)
     batcher.close()
-    order = [number for batch in tower.batches for number in batch]
-    assert order == [0, *few, *many[:TURN], 301, *many[TURN:]]
+    assert tower.batches == [[0], few + many[:TURN], [many[TURN], 301, many[TURN + 1]]]
+
+
+@pytest.mark.parametrize("done", [2, 8, 16, 24])
+def test_turns_in_small_batches(tower: Tower, done: int) -> None:
+    """However much of a call with many was encoded, two batches later a new one is.
+
+    Break: turns of `TURN` items whatever the batches are.
+    """
+    batcher = Batcher(tower.encode, 2, 100, "number")
+    many = batcher.submit([*range(20, 84)], _later())
+    for _ in range(done // 2 - 1):
+        tower.wait_until_busy()
+        tower.turn()
+    tower.wait_until_busy()
+    (new,) = batcher.submit([100], _later())
+    tower.turn(100)
+    assert _values([new]) == [200]
+    _values(many)
+    batcher.close()
+    assert 100 in [number for batch in tower.batches[done // 2 :][:2] for number in batch]
 
 
 def test_calls_one_after_another(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """The embedding service with too much to do, callers that leave and towers that break."""
 
+import queue
+import threading
 from typing import Any, NoReturn
 
 import grpc
@@ -9,7 +11,9 @@ from google.rpc import error_details_pb2
 
 from cra.embedding.v1 import embedding_pb2 as pb
 from cra.embedding.v1 import embedding_pb2_grpc as pb_grpc
-from cra.shared import errors, rpc
+from cra.services.embedding import servicer as servicer_module
+from cra.shared import budget, errors, rpc
+from cra.shared.model.pixels import PreparedImage, Preprocessing, prepare
 from tests.embedding import (
     BLUE,
     GOOD,
@@ -75,6 +79,31 @@ def test_interactive_images_do_not_wait_for_bulk(own: Service) -> None:
     for call in calls:
         assert call.result(SOON).results
     assert own.towers.batches[-1:] == [[GREEN] * 4]
+
+
+def test_what_nobody_waits_for_is_not_decoded(
+    own: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the deadline of a call has passed, only those of its images are decoded that were begun.
+
+    Break: `decode` does not look at the deadline.
+    """
+    decoded: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    go = threading.Event()
+
+    def held(encoded: bytes, preprocessing: Preprocessing) -> PreparedImage:
+        decoded.put(encoded)
+        assert go.wait(SOON)
+        return prepare(encoded, preprocessing)
+
+    monkeypatch.setattr(servicer_module, "prepare", held)
+    request = pb.EmbedImagesRequest(items=[GOOD] * 20)
+    with pytest.raises(grpc.RpcError) as caught:
+        own.stub.EmbedImages(request, timeout=0.3)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    go.set()
+    assert own.stub.EmbedImages(pb.EmbedImagesRequest(items=[GOOD]), timeout=SOON).results
+    assert decoded.qsize() <= budget.picture_decoders() + 1
 
 
 def _images(
