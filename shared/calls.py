@@ -39,6 +39,8 @@ SOON: Final = 1.0
 _OUR_FAULT: Final = {"DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE"}
 """Codes of calls that are errors in a trace: not those that tell a caller of its own mistake."""
 
+_ENDED: Final = "the call ended before its message was here"
+
 _log = structlog.get_logger()
 
 
@@ -106,10 +108,10 @@ class _Arrivals:
             return next(messages)
         except StopIteration:
             if not context.is_active():  # so may a call end that was cancelled
-                raise DeadlineExceededError("the call ended before its message was here") from None
+                raise DeadlineExceededError(_ENDED) from None
             raise InvalidArgumentError("request", "is missing") from None
         except grpc.RpcError as error:
-            raise DeadlineExceededError("the call ended before its message was here") from error
+            raise DeadlineExceededError(_ENDED) from error
         finally:
             with self._lock:
                 del self._awaited[key]

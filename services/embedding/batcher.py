@@ -2,8 +2,8 @@
 
 While a batch is being encoded, what arrives waits in a bounded line; the next batch takes as many
 as fit. There is no timer: an idle tower starts at once, a busy one finds fuller batches. Items of
-different groups never share a batch; whose turn it is, the first in line decides. Calls may take
-turns: then few items have not to wait for all of a call that came before with many.
+different groups never share a batch; whose turn it is, the one that waits longest decides. Calls
+may take turns: then few items have not to wait for all of a call that came before with many.
 """
 
 import heapq
@@ -22,7 +22,7 @@ from cra.shared import tracing
 from cra.shared.errors import DeadlineExceededError, ResourceExhaustedError, UnavailableError
 
 TURN = 8
-"""Items of a call that stay together: a query and its expansions are no more."""
+"""Items of a call that stay together, or as many as a batch has: a text and its expansions."""
 SMOOTH = 0.2
 """Weight of the newest batch in what is known of the time that an item takes."""
 
@@ -284,10 +284,10 @@ class Batcher(Generic[Item, Result]):
         return len(self._line) >= least
 
     def _take(self) -> list[_Waiting[Item, Result]]:
-        """Take the first in line and those of its group, in order; the others keep their places.
+        """Take the one that waits longest, then those of its group by turn; the others stay.
 
-        The first is the one that waits longest, whoever's turn it is: each batch takes something of
-        a call with many items, however many calls with few come meanwhile.
+        So each batch takes something of a call with many items, however many calls with few come
+        meanwhile.
         """
         batch: list[_Waiting[Item, Result]] = []
         others: list[_Waiting[Item, Result]] = []

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cra.shared.model.encoders import ImageEncoder, TextEncoder
 
 PICTURES_ON_CPU: Final = 2
-"""Of queries, in a batch: all threads are on one, and a larger batch would only be done later."""
+"""Of queries, in a batch: with ViT-B/16 on two cores one took 55 ms, each of two 47, of four 43."""
 
 _TYPICAL: Final = "飞檐翘角的大殿前有一对石狮和红色的大门"
 """A query of 21 tokens."""

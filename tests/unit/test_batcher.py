@@ -441,6 +441,23 @@ def test_a_call_that_would_come_too_late_is_refused_at_once(
     tower.turn(3)
 
 
+def test_a_call_is_not_refused_for_what_goes_after_it(
+    batcher: Batcher[int, int], tower: Tower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a call with many, only those count whose turn is not later."""
+    monkeypatch.setattr(batcher_module, "TURN", 1)
+    batcher.submit([0], _later())
+    tower.wait_until_busy()
+    batcher._seconds_an_item = 2.0
+    batcher.submit([1, 2, 3], _later())
+    with pytest.raises(ResourceExhaustedError, match=r"take about 2.000 s"):
+        batcher.submit([4], time.monotonic() + 1)
+    with pytest.raises(ResourceExhaustedError, match=r"take about 6.000 s"):
+        batcher.submit([4, 5, 6], time.monotonic() + 3)
+    assert batcher.submit([4], time.monotonic() + 3)
+    tower.turn(3)
+
+
 def test_what_came_before_in_line_and_died_delays_nobody(
     batcher: Batcher[int, int], tower: Tower
 ) -> None:
