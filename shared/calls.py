@@ -4,7 +4,7 @@ import hmac
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -45,7 +45,7 @@ _log = structlog.get_logger()
 
 
 class Pace:
-    """How fast calls of one method are answered, and so how long another one would take.
+    """How fast calls of one method and kind are answered, and so how long another one would take.
 
     Args:
         longest: seconds that an answer may be expected to take when its call is taken.
@@ -142,6 +142,7 @@ class Boundary(grpc.ServerInterceptor):
         tokens: Mapping[str, str],
         check: Callable[[str, str], object],
         longest: Mapping[str, float],
+        kind: Callable[[Any], Hashable],
         metrics: CallMetrics,
     ) -> None:
         self.metrics = metrics
@@ -152,7 +153,8 @@ class Boundary(grpc.ServerInterceptor):
         self._changed = threading.Condition()
         self._tokens = tokens
         self._check = check
-        self._paces = {method: Pace(seconds) for method, seconds in longest.items()}
+        self._longest, self._kind = longest, kind
+        self._paces: dict[tuple[str, Hashable], Pace] = {}
         self._handlers: dict[str, Any] = {}
         """Of the methods that there are, each made once."""
         self.arrivals = _Arrivals(max(1, max_calls // 2))
@@ -195,7 +197,7 @@ class Boundary(grpc.ServerInterceptor):
         def call(messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
             with _Call(self, method, name, context) as admit:
                 request = _readable(self.arrivals.receive(messages, context))
-                admit()
+                admit(request)
                 return handler.unary_unary(request, context)
 
         return call
@@ -206,11 +208,11 @@ class Boundary(grpc.ServerInterceptor):
         def call(messages: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
             with _Call(self, method, name, context, stream=handler.request_streaming) as admit:
                 if handler.request_streaming:
-                    admit()
+                    admit(None)
                     yield from handler.stream_stream(map(_readable, messages), context)
                 else:
                     request = _readable(self.arrivals.receive(messages, context))
-                    admit()
+                    admit(request)
                     yield from handler.unary_stream(request, context)
 
         return call
@@ -242,18 +244,28 @@ class Boundary(grpc.ServerInterceptor):
         with self._changed:
             self._check_room()
 
-    def admit(self, method: str, stream: bool) -> None:
-        """Take a slot."""
+    def admit(self, method: str, stream: bool, request: Any) -> Pace | None:
+        """Take a slot; return what `release` is to be given."""
+        pace = self._pace_of(method, request)
         with self._changed:
             self._check_room()
             if stream and self._streams >= self._max_streams:
                 raise ResourceExhaustedError(
                     f"too many streams at once; at most {self._max_streams} are taken"
                 )
-            if method in self._paces:
-                self._paces[method].begin()
+            if pace is not None:
+                pace.begin()
             self._running += 1
             self._streams += stream
+        return pace
+
+    def _pace_of(self, method: str, request: Any) -> Pace | None:
+        if method not in self._longest:
+            return None
+        key = (method, self._kind(request))
+        pace = self._paces.get(key)
+        # Two that come at once make one, since `setdefault` lets nobody in between.
+        return pace or self._paces.setdefault(key, Pace(self._longest[method]))
 
     def _check_room(self) -> None:
         if self._running >= self._max_calls:
@@ -261,13 +273,13 @@ class Boundary(grpc.ServerInterceptor):
                 f"too many calls at once; at most {self._max_calls} are taken"
             )
 
-    def release(self, method: str, stream: bool) -> None:
+    def release(self, pace: Pace | None, stream: bool) -> None:
         """Give the slot back."""
         with self._changed:
             self._running -= 1
             self._streams -= stream
-            if method in self._paces:
-                self._paces[method].end()
+            if pace is not None:
+                pace.end()
             self._changed.notify_all()
 
     def wait_idle(self, seconds: float) -> None:
@@ -313,6 +325,7 @@ class _Call:
         self._name = name
         self._stream = stream
         self._admitted = False
+        self._pace: Pace | None = None
         self._span = tracing.Scope()
 
     def begin(self) -> None:
@@ -354,7 +367,7 @@ class _Call:
         # are looked for, and each call would be made in memory that no other has warmed.
         rpc.caller.set(None)
 
-    def __enter__(self) -> Callable[[], None]:
+    def __enter__(self) -> Callable[[Any], None]:
         self.begin()
         try:
             self._boundary.check_room()
@@ -362,13 +375,13 @@ class _Call:
             self.abort(error)
         return self._admit
 
-    def _admit(self) -> None:
-        self._boundary.admit(self._method, self._stream)
+    def _admit(self, request: Any) -> None:
+        self._pace = self._boundary.admit(self._method, self._stream, request)
         self._admitted = True
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if self._admitted:
-            self._boundary.release(self._method, self._stream)
+            self._boundary.release(self._pace, self._stream)
         if isinstance(error, CraError):
             self.abort(error)
         elif error is None or isinstance(error, GeneratorExit):

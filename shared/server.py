@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent import futures
 from typing import Any, Final
 
@@ -151,6 +151,8 @@ class Server:
         max_calls: at once; those of the settings unless given.
         longest: by method (`/pkg.Service/Method`), seconds that the answer may be expected to take
             when a call is taken; a call whose answer would take longer is refused at once.
+        kind: of the message of a call of such a method. How long an answer takes is learnt of each
+            kind by itself, so that slow calls of one do not have those of another refused.
 
     Raises:
         FailedPreconditionError: the port is taken, or a file of TLS does not hold what it should.
@@ -167,6 +169,7 @@ class Server:
         check: Callable[[str, str], object] = lambda _method, _authorization: None,
         works: Callable[[], str] = str,
         longest: Mapping[str, float] | None = None,
+        kind: Callable[[Any], Hashable] = lambda _request: None,
         max_calls: int | None = None,
     ) -> None:
         limit = rpc.MAX_MESSAGE_BYTES[service]
@@ -181,7 +184,9 @@ class Server:
         self._watcher = threading.Thread(target=self._watch, name="readiness", daemon=True)
         methods = descriptor_pool.Default().FindServiceByName(service).methods_by_name
         metrics = CallMetrics(service, methods)
-        self._boundary = calls.Boundary(max_calls, tokens or {}, check, longest or {}, metrics)
+        self._boundary = calls.Boundary(
+            max_calls, tokens or {}, check, longest or {}, kind, metrics
+        )
         self._health = _Health(futures.ThreadPoolExecutor(4, "health"), self._what_is_stuck)
         self._set_health(serving=False)
         self._server = grpc.server(

@@ -56,6 +56,13 @@ class Query:
     """Of all that decides the ranking; a page token belongs to one."""
 
 
+def has_picture(request: pb.SearchRequest) -> bool:
+    """Tell whether a request, which need not be checked yet, has a picture to be encoded."""
+    # Of more terms there may be millions, which are refused unread.
+    holders = (request, *request.terms[:MAX_TERMS])
+    return any(holder.WhichOneof("query") == "image" for holder in holders)
+
+
 def parse(request: pb.SearchRequest, scope: tuple[str, ...] = (), *, expand: bool = False) -> Query:
     """Check a request.
 

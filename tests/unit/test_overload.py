@@ -3,12 +3,13 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from cra.search.v1 import search_pb2 as pb
 from cra.search.v1 import search_pb2_grpc as pb_grpc
-from cra.services.gateway.query import Query
+from cra.services.gateway.query import Query, has_picture
 from cra.services.gateway.search import Ranking
 from cra.services.gateway.servicer import SearchServicer
 from cra.shared import calls, rpc
@@ -26,15 +27,15 @@ CALLS = 64
 
 
 class OneLane:
-    """Answers one query after the other, each in its time."""
+    """Answers one query after the other, each in its time; those by texts and by pictures apart."""
 
     def __init__(self) -> None:
-        self._lane = threading.Lock()
+        self._lanes = {str: threading.Lock(), bytes: threading.Lock()}
         self._pause = threading.Event()
 
     def search(self, query: Query) -> Ranking:
         """See `SearchEngine`."""
-        with self._lane:
+        with self._lanes[type(query.terms[0].content)]:  # type: ignore[index]
             self._pause.wait(TAKES)
         return Ranking([], "", "release", "tower", False, EncodeTiming(), 0.0)
 
@@ -50,6 +51,7 @@ def stub() -> Iterator[pb_grpc.SearchServiceStub]:
         lambda server: pb_grpc.add_SearchServiceServicer_to_server(servicer, server),
         lambda: None,
         longest={f"/{SERVICE}/Search": MAX_WAIT},
+        kind=has_picture,
     )
     server.start()
     with rpc.open_channel(f"127.0.0.1:{server.port}", SERVICE) as channel:
@@ -82,6 +84,21 @@ def test_ten_times_too_much(stub: pb_grpc.SearchServiceStub) -> None:
     assert [one.code for one in after] == ["OK"] * 5
     assert min(one.seconds for one in after) < 10 * TAKES
     assert time.monotonic() - over < 5
+
+
+def test_too_many_pictures_have_no_text_refused(stub: pb_grpc.SearchServiceStub) -> None:
+    """Queries by texts are taken, however many by pictures come: those alone are refused.
+
+    Fails when both are of one kind.
+    """
+    picture = pb.SearchRequest(terms=[pb.Term(image=b"any")])
+    text = pb.SearchRequest(text="红")
+    with ThreadPoolExecutor(1) as pool:
+        rush = pool.submit(open_loop, stub.Search, lambda: picture, 10 / TAKES, 3.0)
+        texts = open_loop(stub.Search, lambda: text, 0.3 / TAKES, 3.0)
+        pictures = rush.result()
+    assert {one.code for one in texts} == {"OK"}
+    assert {one.code for one in pictures} == {"OK", "RESOURCE_EXHAUSTED"}
 
 
 def test_a_pace_is_learnt_from_many_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
