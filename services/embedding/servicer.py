@@ -263,12 +263,17 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             except BadImageError as error:
                 return error
 
-        pending = [
-            np.frombuffer(item.pixels.data, np.uint8).reshape(side, side, 3)
-            if item.HasField("pixels")
-            else decoders.submit(decode, item.encoded)
-            for item in request.items
-        ]
+        at_once = budget.picture_decoders()
+        pending: list[Pixels | Future[Pixels | BadImageError]] = []
+        begun: list[Future[Pixels | BadImageError]] = []
+        for item in request.items:
+            if item.HasField("pixels"):
+                pending.append(np.frombuffer(item.pixels.data, np.uint8).reshape(side, side, 3))
+                continue
+            if len(begun) >= at_once:  # those of another call need not wait for all of this one
+                begun[-at_once].result()
+            begun.append(decoders.submit(decode, item.encoded))
+            pending.append(begun[-1])
         return [one.result() if isinstance(one, Future) else one for one in pending]
 
 

@@ -106,6 +106,34 @@ def test_what_nobody_waits_for_is_not_decoded(
     assert decoded.qsize() <= budget.picture_decoders() + 1
 
 
+def test_a_call_of_many_images_has_others_wait_for_few(
+    own: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image that comes is decoded after those which are in hand, not after all of a call.
+
+    Break: `_prepare` gives the decoders all of a call at once.
+    """
+    decoded: list[bytes] = []
+    go = threading.Event()
+
+    def held(encoded: bytes, preprocessing: Preprocessing) -> PreparedImage:
+        decoded.append(encoded)
+        assert go.wait(SOON)
+        return prepare(encoded, preprocessing)
+
+    monkeypatch.setattr(servicer_module, "prepare", held)
+    at_once = budget.picture_decoders()
+    many = _images(own, RED, pb.PRIORITY_INTERACTIVE, 20)
+    wait_until(lambda: len(decoded) == at_once)
+    one = _images(own, BLUE, pb.PRIORITY_INTERACTIVE)
+    in_line = own.servicer._decoders._work_queue
+    wait_until(lambda: in_line.qsize() > 0)
+    go.set()
+    assert len(many.result(SOON).results) == 20
+    assert one.result(SOON).results
+    assert decoded.index(picture(BLUE)) == at_once
+
+
 def _images(
     service: Service,
     colour: tuple[int, int, int],
