@@ -36,8 +36,7 @@ class Pictures:
         with self._lock:
             if self._running >= self._queries:
                 raise ResourceExhaustedError(
-                    "too many queries by pictures at once; at most "
-                    f"{self._queries} are taken",
+                    f"too many queries by pictures at once; at most {self._queries} are taken",
                     retry_after=TRY_AGAIN,
                 )
             if self._held and self._held + size > self._most:

@@ -14,9 +14,14 @@ from cra.services.ingest import metrics
 from cra.services.ingest.ledger import Failure
 from cra.shared import tracing
 from cra.shared.domain import ImageRecord, IndexedImage, ObjectDetails, ObjectRef
-from cra.shared.errors import FailedPreconditionError
+from cra.shared.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    ResourceExhaustedError,
+)
 from cra.shared.model.pixels import BadImageError, PreparedImage, Preprocessing, prepare
 from cra.shared.ports import (
+    EncodedImages,
     Encoder,
     ImageProblem,
     ImageTowerInfo,
@@ -28,8 +33,15 @@ from cra.shared.ports import (
 MAX_ROUNDS: Final = 5
 """How often an object that keeps changing is looked at before it goes back in line."""
 
+MAX_IMAGES: Final = 64
+"""In one request; the encoder takes no more."""
+
 PIXEL_BATCH_BYTES: Final = 16 * 2**20
 """Pixels in one request; half of the encoder's message limit."""
+
+STEP_SECONDS: Final = 20.0
+"""After so many no further object is read, and after as many more no further batch is encoded: what
+is left goes back in line, and a task ends well before its limit."""
 
 MAX_METADATA_ENTRIES: Final = 128
 MAX_METADATA_BYTES: Final = 32 * 2**10
@@ -49,7 +61,9 @@ class Outcome:
     """Indexed as they are, or gone and removed."""
     failed: list[Failure] = field(default_factory=list)
     unsettled: list[ObjectRef] = field(default_factory=list)
-    """They changed at every look."""
+    """They changed at every look, or there was no time for them."""
+    slow: str = ""
+    """What the encoder said that was too slow or too busy for all of them; empty if it was not."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +118,8 @@ class Synchronizer:
         self._max_object_bytes = max_object_bytes
         self._readers = ThreadPoolExecutor(READERS, "read")
         self._ensured: set[str] = set()
+        self._most = MAX_IMAGES
+        """Images in one request: fewer while the encoder is slow."""
 
     def sync(
         self,
@@ -156,22 +172,25 @@ class Synchronizer:
             if not pending:
                 break
             seen = self._see(tower, pending, alive, places)
-            failed = self._apply(tower, seen, alive, places)
+            failed, left, slow = self._apply(tower, seen, alive, places)
+            outcome.slow = outcome.slow or slow
             alive()
 
             def look(ref: ObjectRef) -> ObjectDetails | None:
                 return self._look(ref, places)
 
-            again = dict(zip(pending, self._readers.map(look, pending), strict=True))
-            for ref in pending:
+            applied = [ref for ref in seen if ref not in left]
+            outcome.unsettled += [ref for ref in pending if ref in left or ref not in seen]
+            again = dict(zip(applied, self._readers.map(look, applied), strict=True))
+            for ref in applied:
                 if _state(seen[ref].details) != _state(again[ref]):
                     continue
                 if ref in failed:
                     outcome.failed.append(failed[ref])
                 else:
                     outcome.done.append(ref)
-            pending = [r for r in pending if _state(seen[r].details) != _state(again[r])]
-        outcome.unsettled = pending
+            pending = [r for r in applied if _state(seen[r].details) != _state(again[r])]
+        outcome.unsettled += pending
         return outcome
 
     def check(self) -> None:
@@ -204,16 +223,24 @@ class Synchronizer:
         alive: Callable[[], None],
         places: "_Places",
     ) -> dict[ObjectRef, _Seen]:
-        """Look at each object; of those that are not in the index as they are, get the pixels."""
+        """Look at each object; of those that are not in the index as they are, get the pixels.
+
+        Those for which there was no time are missing from what is returned.
+        """
         known = {record.ref: record for record in self._vectors.records(tower.fingerprint, refs)}
         preprocessing = Preprocessing(tower.input_size)
+        end = time.monotonic() + STEP_SECONDS
+
+        def see(ref: ObjectRef) -> _Seen | None:
+            if time.monotonic() > end:
+                return None
+            return self._see_one(ref, known, preprocessing, places)
+
         seen = {}
-        found = self._readers.map(
-            lambda ref: self._see_one(ref, known, preprocessing, places), refs
-        )
-        for ref, one in zip(refs, found, strict=True):
+        for ref, one in zip(refs, self._readers.map(see, refs), strict=True):
             alive()
-            seen[ref] = one
+            if one is not None:
+                seen[ref] = one
         return seen
 
     def _see_one(
@@ -251,8 +278,13 @@ class Synchronizer:
         seen: Mapping[ObjectRef, _Seen],
         alive: Callable[[], None],
         places: "_Places",
-    ) -> dict[ObjectRef, Failure]:
-        """Write to the index what was seen; return what cannot be indexed."""
+    ) -> tuple[dict[ObjectRef, Failure], set[ObjectRef], str]:
+        """Write to the index what was seen.
+
+        Returns:
+            what cannot be indexed, what there was no time to encode, and what the encoder said if
+            that was too slow or too busy.
+        """
         ready: list[_Ready] = []
         failed: dict[ObjectRef, Failure] = {}
         for ref, one in seen.items():
@@ -262,24 +294,54 @@ class Synchronizer:
                 ready.append(_Ready(one.details, one.image))
             else:
                 failed[ref] = _failure(one.details, one.image.reason, one.image.message)
-        for start in range(0, len(ready), step := max(1, _fits(tower.input_size))):
-            failed |= self._embed(tower, ready[start : start + step], places)
+        end = time.monotonic() + STEP_SECONDS
+        encoded, slow = 0, ""
+        while encoded < len(ready) and (not encoded or time.monotonic() < end):
+            batch = ready[encoded : encoded + min(self._most, _fits(tower.input_size))]
+            try:
+                answer = self._encode(tower, batch, places)
+            except (DeadlineExceededError, ResourceExhaustedError) as error:
+                slow = error.message
+                break
+            failed |= self._write(tower, batch, answer, places)
+            encoded += len(batch)
             alive()
+        left = {one.details.ref for one in ready[encoded:]}
         # An object that cannot be indexed must not be found by what it was before.
         remove = [ref for ref, one in seen.items() if one.details is None or ref in failed]
         if remove:
             self._vectors.delete(tower.fingerprint, remove)
-        return failed
+        return failed, left, slow
 
-    def _embed(
+    def _encode(
         self, tower: ImageTowerInfo, batch: Sequence[_Ready], places: "_Places"
-    ) -> dict[ObjectRef, Failure]:
-        with metrics.stage("embed", places.of(item.details.ref for item in batch)):
-            answer = self._encoder.embed_pixels(
-                [item.image.pixels.tobytes() for item in batch], tower.preprocessing, Priority.BULK
-            )
+    ) -> EncodedImages:
+        """Return the vectors of a batch.
+
+        The encoder works for queries first. What it has encoded of a batch when the time is up is
+        lost. So the next one has half as many images, and one more each time that there is an
+        answer, as TCP does with what is under way (additive increase, multiplicative decrease).
+        """
+        pixels = [item.image.pixels.tobytes() for item in batch]
+        try:
+            with metrics.stage("embed", places.of(item.details.ref for item in batch)):
+                answer = self._encoder.embed_pixels(pixels, tower.preprocessing, Priority.BULK)
+        except (DeadlineExceededError, ResourceExhaustedError):
+            self._most = max(1, len(batch) // 2)
+            raise
+        self._most = min(MAX_IMAGES, self._most + 1)
         if answer.image_tower != tower.fingerprint:
             raise FailedPreconditionError("the image tower was switched in the middle of a batch")
+        return answer
+
+    def _write(
+        self,
+        tower: ImageTowerInfo,
+        batch: Sequence[_Ready],
+        answer: EncodedImages,
+        places: "_Places",
+    ) -> dict[ObjectRef, Failure]:
+        """Write a batch to the index; return those of it that have no vector."""
         now = time.time()
         images, failed = [], {}
         for item, result in zip(batch, answer.results, strict=True):
@@ -349,4 +411,4 @@ def _failure(details: ObjectDetails, reason: str, message: str) -> Failure:
 
 def _fits(input_size: int) -> int:
     """Return how many prepared images one request takes."""
-    return min(64, PIXEL_BATCH_BYTES // (input_size * input_size * 3 + 256))
+    return max(1, PIXEL_BATCH_BYTES // (input_size * input_size * 3 + 256))

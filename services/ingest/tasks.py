@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 
 from cra.services.ingest import metrics
 from cra.services.ingest.ledger import Claim, Failure, Ledger
-from cra.services.ingest.sync import Outcome, Synchronizer
+from cra.services.ingest.sync import STEP_SECONDS, Outcome, Synchronizer
 from cra.shared import budget, tracing
 from cra.shared.domain import ObjectRef, Version
 from cra.shared.errors import CraError, UnavailableError
@@ -37,7 +37,9 @@ def create_app(settings: Settings) -> Celery:
     app.conf.update(
         task_ignore_result=True,
         task_acks_late=True,
-        task_time_limit=120,
+        # The steps of a sync that begins last, the answer that it waits for last, and as much again
+        # for the objects that are read and looked at last.
+        task_time_limit=LONGEST_TASK + 4 * STEP_SECONDS + settings.encode_timeout,
         worker_prefetch_multiplier=1,
         worker_concurrency=budget.worker_processes(settings.worker_processes),
         worker_hijack_root_logger=False,
@@ -168,9 +170,10 @@ class Attempt:
             _log.exception("sync failed", objects=len(refs))
             problem = repr(error)
         else:
-            self._through = True
+            self._through = self._through or bool(outcome.done or outcome.failed)
             self.outcome.done += outcome.done
             self.outcome.failed += outcome.failed
+            self.outage = outcome.slow
             return
         self.outage = self._down()
         if self.outage:

@@ -1,124 +1,37 @@
 """Ingest on a real object store, Milvus Lite and Redis; only the model is a fake."""
 
 import contextlib
-import io
 import threading
-import uuid
 from collections.abc import Iterator, Sequence
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
-import numpy as np
 import pytest
 import redis
-from minio import Minio
 from minio.commonconfig import CopySource
-from minio.deleteobjects import DeleteObject
 from pydantic import SecretStr
 
 from cra.services.ingest import tasks
 from cra.services.ingest.events import parse_event
-from cra.services.ingest.ledger import Ledger
-from cra.services.ingest.reconcile import FEW_ORPHANS, Reconciler
-from cra.services.ingest.sync import Outcome, Synchronizer
-from cra.shared.adapters.object_store import S3ObjectStore, connect, encode_metadata
+from cra.services.ingest.reconcile import FEW_ORPHANS
+from cra.shared.adapters.object_store import S3ObjectStore
 from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.domain import ObjectDetails, ObjectRef, StoredObject, Version
-from cra.shared.errors import AbortedError, UnavailableError
-from cra.shared.model.pixels import prepare
+from cra.shared.errors import AbortedError
 from cra.shared.ports import EncodedImages, Priority
 from cra.shared.settings import Settings
-from tests.fakes import COLOURS, ColourEncoder, picture, vector_of
+from tests import ingesting
+from tests.fakes import ColourEncoder, picture
+from tests.ingesting import BLUE, GREEN, RED, A, B, C, World
 from tests.odd_objects import KEYS_OF_OTHER_STORES
 from tests.unit.test_events import minio
-
-A, B, C = (ObjectRef("images", key) for key in ("a.png", "目录/b b.png", "c.png"))
-RED, GREEN, BLUE = COLOURS["红"], COLOURS["绿"], COLOURS["蓝"]
-
-
-class World:
-    """A bucket, an index and a ledger, all empty."""
-
-    def __init__(self, s3: Settings, vectors: MilvusVectorStore, redis_url: str) -> None:
-        self.client: Minio = connect(s3)
-        self.objects = S3ObjectStore(s3)
-        self.vectors = vectors
-        self.encoder = ColourEncoder(uuid.uuid4().hex[:16])
-        self.redis_url = redis_url
-        self.ledger = Ledger(redis_url, 60)
-        self.settings = s3
-        self.synchronizer = self.make_synchronizer(self.encoder)
-        self.woken = 0
-        self.reconciler = Reconciler(
-            self.objects, vectors, self.encoder, self.ledger, ("images",), 0.1, self.wake
-        )
-        self.clear()
-
-    def make_synchronizer(
-        self, encoder: ColourEncoder, most: int = 10**6, objects: S3ObjectStore | None = None
-    ) -> Synchronizer:
-        """Return one on this world's stores."""
-        return Synchronizer(objects or self.objects, self.vectors, encoder, most)
-
-    def wake(self) -> None:
-        """Count how often the workers were called."""
-        self.woken += 1
-
-    def clear(self) -> None:
-        """Empty the bucket."""
-        keys = [
-            DeleteObject(item.object_name or "")
-            for item in self.client.list_objects("images", recursive=True)
-        ]
-        assert list(self.client.remove_objects("images", keys)) == []
-
-    def put(self, ref: ObjectRef, content: bytes, metadata: dict[str, str] | None = None) -> None:
-        """Put an object."""
-        self.client.put_object(
-            ref.bucket,
-            ref.key,
-            io.BytesIO(content),
-            len(content),
-            metadata=encode_metadata(metadata or {}),
-        )
-
-    def remove(self, ref: ObjectRef) -> None:
-        """Remove an object."""
-        self.client.remove_object(ref.bucket, ref.key)
-
-    def sync(self, *refs: ObjectRef) -> Outcome:
-        """Sync and return what became of it."""
-        return self.synchronizer.sync(refs)
-
-    def drain(self) -> None:
-        """Work off the line."""
-        while tasks.drain(self.ledger, self.synchronizer, self.objects, self.settings, seconds=5):
-            pass
-
-    def index(self) -> set[ObjectRef]:
-        """Return what is in the index."""
-        return {entry.ref for entry in self.vectors.entries(self.encoder.fingerprint)}
-
-    def holds(self, ref: ObjectRef, colour: tuple[int, int, int]) -> bool:
-        """Tell whether the index holds the vector of this colour for this object."""
-        (found,) = self.vectors.fetch(self.encoder.fingerprint, [ref])
-        expected = vector_of(prepare(picture(colour), self.encoder.preprocessing).pixels)
-        return bool(found.vector @ expected > 0.9999)
-
-    def encoder_pixels(self, colour: tuple[int, int, int]):  # type: ignore[no-untyped-def]
-        """Return what the fake tower sees of a picture of one colour."""
-        from cra.shared.model.pixels import prepare
-
-        return prepare(picture(colour), self.encoder.preprocessing).pixels
 
 
 @pytest.fixture
 def world(s3: Settings, vectors: MilvusVectorStore, redis_url: str) -> Iterator[World]:
     """Empty stores."""
-    with redis.Redis.from_url(redis_url) as client:
-        client.flushdb()
-        yield World(s3, vectors, redis_url)
+    with ingesting.empty(s3, vectors, redis_url) as world:
+        yield world
 
 
 def test_sync_indexes_the_object_as_it_is(world: World) -> None:
@@ -334,142 +247,6 @@ def test_draining_follows_events_in_any_order(world: World) -> None:
     world.ledger.add([A])
     world.drain()
     assert world.index() == {B}
-    assert world.ledger.waiting() == set()
-
-
-def test_an_outage_keeps_the_work_in_line(world: World) -> None:
-    """While the encoder is down nothing is failed and nothing is lost."""
-    world.put(A, picture(RED))
-    world.ledger.add([A])
-
-    class Down(ColourEncoder):
-        def embed_pixels(
-            self,
-            pixels: Sequence[bytes],
-            preprocessing: str,
-            priority: Priority,
-            timeout: float | None = None,
-        ) -> EncodedImages:
-            raise UnavailableError("down")
-
-    down = world.make_synchronizer(Down(world.encoder.fingerprint))
-    assert not tasks.drain(world.ledger, down, world.objects, world.settings)
-    assert world.ledger.waiting() == {A}
-    assert world.ledger.failures() == []
-    world.ledger.add([A])
-    world.drain()
-    assert world.index() == {A}
-
-
-class Poisoned(ColourEncoder):
-    """An encoder that does not get over blue, or over anything."""
-
-    everything = False
-
-    def embed_pixels(
-        self,
-        pixels: Sequence[bytes],
-        preprocessing: str,
-        priority: Priority,
-        timeout: float | None = None,
-    ) -> EncodedImages:
-        """See `ports.Encoder`."""
-        if self.everything or any(np.frombuffer(one, np.uint8)[2] > 150 for one in pixels):
-            raise UnavailableError("no answer")
-        return super().embed_pixels(pixels, preprocessing, priority, timeout)
-
-
-def test_an_object_that_always_fails_keeps_nobody_waiting_and_is_given_up(world: World) -> None:
-    """Its neighbours are indexed at once; after so many tries it is on the failure list, and why.
-
-    Break: `Attempt.run` without halving (its neighbours wait for ever), or without `_given_up`
-    (so does it).
-    """
-    refs = [ObjectRef("images", f"{n:02}.png") for n in range(16)]
-    for ref in refs[1:]:
-        world.put(ref, picture(RED))
-    world.put(refs[0], picture(BLUE))
-    poisoned = world.make_synchronizer(Poisoned(world.encoder.fingerprint))
-    settings = world.settings.model_copy(update={"max_tries": 3})
-    world.ledger.add(refs)
-    assert not tasks.drain(world.ledger, poisoned, world.objects, settings, seconds=60)
-    assert world.index() == set(refs[1:])
-    assert world.ledger.waiting() == {refs[0]}
-    for tries in (2, 3):
-        assert world.ledger.failures() == []
-        world.ledger.add(refs[:1])  # instead of waiting for its pause to end
-        tasks.drain(world.ledger, poisoned, world.objects, settings, seconds=1)
-        assert (world.ledger.waiting() == set()) is (tries == 3)
-    (failure,) = world.ledger.failures()
-    assert (failure.ref, failure.reason, failure.attempts) == (refs[0], "gave_up", 3)
-    assert "no answer" in failure.message
-    details = world.objects.look(refs[0])
-    assert details is not None
-    assert failure.version == details.version
-    # It expires when the object changes: the reconcile puts the other version in line.
-    world.put(refs[0], picture(GREEN))
-    list(world.reconciler.reconcile())
-    world.drain()
-    assert world.ledger.failures() == []
-    assert world.holds(refs[0], GREEN)
-
-
-def test_an_outage_that_no_question_shows_blames_nobody(world: World) -> None:
-    """When nothing gets through, nobody is to blame, though every part answers when asked.
-
-    Break: `blamed` that returns all that failed alone.
-    """
-    refs = [ObjectRef("images", f"{n:02}.png") for n in range(8)]
-    for ref in refs:
-        world.put(ref, picture(RED))
-    down = Poisoned(world.encoder.fingerprint)
-    down.everything = True
-    settings = world.settings.model_copy(update={"max_tries": 1})
-    world.ledger.add(refs)
-    assert not tasks.drain(
-        world.ledger, world.make_synchronizer(down), world.objects, settings, seconds=60
-    )
-    assert world.ledger.failures() == []
-    assert world.ledger.waiting() == set(refs)
-    assert world.ledger.blame(refs) == [1] * 8
-
-
-def test_a_bug_that_one_object_brings_out_stops_no_other(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is no domain error is put down to its object as well.
-
-    Break: `except CraError` alone in `Attempt.run`.
-    """
-    world.put(A, picture(RED))
-    world.put(B, picture(GREEN))
-    fetch = world.objects.fetch
-
-    def broken(ref: ObjectRef, *args: Any) -> Any:
-        if ref == A:
-            raise ZeroDivisionError
-        return fetch(ref, *args)
-
-    monkeypatch.setattr(world.objects, "fetch", broken)
-    settings = world.settings.model_copy(update={"max_tries": 1})
-    world.ledger.add([A, B])
-    tasks.drain(world.ledger, world.synchronizer, world.objects, settings, seconds=60)
-    assert world.index() == {B}
-    (failure,) = world.ledger.failures()
-    assert (failure.ref, failure.reason) == (A, "gave_up")
-    assert "ZeroDivisionError" in failure.message
-
-
-def test_an_object_that_takes_workers_down_fails(world: World) -> None:
-    """After three lost workers an object is on the failure list and is not tried again."""
-    world.put(A, picture(RED))
-    world.ledger.add([A])
-    impatient = Ledger(world.redis_url, -1)  # leases that are over at once
-    for losses in range(3):
-        assert impatient.claim(1).losses == losses
-    tasks.drain(impatient, world.synchronizer, world.objects, world.settings, seconds=1)
-    (failure,) = world.ledger.failures()
-    assert (failure.ref, failure.reason, failure.attempts) == (A, "worker_lost", 3)
     assert world.ledger.waiting() == set()
 
 

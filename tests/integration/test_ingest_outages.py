@@ -1,0 +1,257 @@
+"""Ingest while parts fail, or are slow: what waits stays in line, and nobody is blamed for it."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cra.services.ingest import sync, tasks
+from cra.services.ingest.ledger import Ledger
+from cra.shared.adapters.object_store import S3ObjectStore
+from cra.shared.adapters.vector_store import MilvusVectorStore
+from cra.shared.domain import ObjectDetails, ObjectRef
+from cra.shared.errors import DeadlineExceededError, UnavailableError
+from cra.shared.ports import EncodedImages, Priority
+from cra.shared.settings import Settings
+from tests import ingesting
+from tests.fakes import ColourEncoder, picture
+from tests.ingesting import BLUE, GREEN, RED, A, B, C, World
+
+
+@pytest.fixture
+def world(s3: Settings, vectors: MilvusVectorStore, redis_url: str) -> Iterator[World]:
+    """Empty stores."""
+    with ingesting.empty(s3, vectors, redis_url) as world:
+        yield world
+
+
+def test_an_outage_keeps_the_work_in_line(world: World) -> None:
+    """While the encoder is down nothing is failed and nothing is lost."""
+    world.put(A, picture(RED))
+    world.ledger.add([A])
+
+    class Down(ColourEncoder):
+        def embed_pixels(
+            self,
+            pixels: Sequence[bytes],
+            preprocessing: str,
+            priority: Priority,
+            timeout: float | None = None,
+        ) -> EncodedImages:
+            raise UnavailableError("down")
+
+    down = world.make_synchronizer(Down(world.encoder.fingerprint))
+    assert not tasks.drain(world.ledger, down, world.objects, world.settings)
+    assert world.ledger.waiting() == {A}
+    assert world.ledger.failures() == []
+    world.ledger.add([A])
+    world.drain()
+    assert world.index() == {A}
+
+
+class Poisoned(ColourEncoder):
+    """An encoder that does not get over blue, or over anything."""
+
+    everything = False
+
+    def embed_pixels(
+        self,
+        pixels: Sequence[bytes],
+        preprocessing: str,
+        priority: Priority,
+        timeout: float | None = None,
+    ) -> EncodedImages:
+        """See `ports.Encoder`."""
+        if self.everything or any(np.frombuffer(one, np.uint8)[2] > 150 for one in pixels):
+            raise UnavailableError("no answer")
+        return super().embed_pixels(pixels, preprocessing, priority, timeout)
+
+
+def test_an_object_that_always_fails_keeps_nobody_waiting_and_is_given_up(world: World) -> None:
+    """Its neighbours are indexed at once; after so many tries it is on the failure list, and why.
+
+    Break: `Attempt.run` without halving (its neighbours wait for ever), or without `_given_up`
+    (so does it).
+    """
+    refs = [ObjectRef("images", f"{n:02}.png") for n in range(16)]
+    for ref in refs[1:]:
+        world.put(ref, picture(RED))
+    world.put(refs[0], picture(BLUE))
+    poisoned = world.make_synchronizer(Poisoned(world.encoder.fingerprint))
+    settings = world.settings.model_copy(update={"max_tries": 3})
+    world.ledger.add(refs)
+    assert not tasks.drain(world.ledger, poisoned, world.objects, settings, seconds=60)
+    assert world.index() == set(refs[1:])
+    assert world.ledger.waiting() == {refs[0]}
+    for tries in (2, 3):
+        assert world.ledger.failures() == []
+        world.ledger.add(refs[:1])  # instead of waiting for its pause to end
+        tasks.drain(world.ledger, poisoned, world.objects, settings, seconds=1)
+        assert (world.ledger.waiting() == set()) is (tries == 3)
+    (failure,) = world.ledger.failures()
+    assert (failure.ref, failure.reason, failure.attempts) == (refs[0], "gave_up", 3)
+    assert "no answer" in failure.message
+    details = world.objects.look(refs[0])
+    assert details is not None
+    assert failure.version == details.version
+    # It expires when the object changes: the reconcile puts the other version in line.
+    world.put(refs[0], picture(GREEN))
+    list(world.reconciler.reconcile())
+    world.drain()
+    assert world.ledger.failures() == []
+    assert world.holds(refs[0], GREEN)
+
+
+def test_an_outage_that_no_question_shows_blames_nobody(world: World) -> None:
+    """When nothing gets through, nobody is to blame, though every part answers when asked.
+
+    Break: `blamed` that returns all that failed alone.
+    """
+    refs = [ObjectRef("images", f"{n:02}.png") for n in range(8)]
+    for ref in refs:
+        world.put(ref, picture(RED))
+    down = Poisoned(world.encoder.fingerprint)
+    down.everything = True
+    settings = world.settings.model_copy(update={"max_tries": 1})
+    world.ledger.add(refs)
+    assert not tasks.drain(
+        world.ledger, world.make_synchronizer(down), world.objects, settings, seconds=60
+    )
+    assert world.ledger.failures() == []
+    assert world.ledger.waiting() == set(refs)
+    assert world.ledger.blame(refs) == [1] * 8
+
+
+def test_a_bug_that_one_object_brings_out_stops_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is no domain error is put down to its object as well.
+
+    Break: `except CraError` alone in `Attempt.run`.
+    """
+    world.put(A, picture(RED))
+    world.put(B, picture(GREEN))
+    fetch = world.objects.fetch
+
+    def broken(ref: ObjectRef, *args: Any) -> Any:
+        if ref == A:
+            raise ZeroDivisionError
+        return fetch(ref, *args)
+
+    monkeypatch.setattr(world.objects, "fetch", broken)
+    settings = world.settings.model_copy(update={"max_tries": 1})
+    world.ledger.add([A, B])
+    tasks.drain(world.ledger, world.synchronizer, world.objects, settings, seconds=60)
+    assert world.index() == {B}
+    (failure,) = world.ledger.failures()
+    assert (failure.ref, failure.reason) == (A, "gave_up")
+    assert "ZeroDivisionError" in failure.message
+
+
+def test_an_object_that_takes_workers_down_fails(world: World) -> None:
+    """After three lost workers an object is on the failure list and is not tried again."""
+    world.put(A, picture(RED))
+    world.ledger.add([A])
+    impatient = Ledger(world.redis_url, -1)  # leases that are over at once
+    for losses in range(3):
+        assert impatient.claim(1).losses == losses
+    tasks.drain(impatient, world.synchronizer, world.objects, world.settings, seconds=1)
+    (failure,) = world.ledger.failures()
+    assert (failure.ref, failure.reason, failure.attempts) == (A, "worker_lost", 3)
+    assert world.ledger.waiting() == set()
+
+
+class Slow(ColourEncoder):
+    """An encoder that has as much time as `most` images take, and refuses nothing before."""
+
+    most = 3
+    encoded = 0
+
+    def embed_pixels(
+        self,
+        pixels: Sequence[bytes],
+        preprocessing: str,
+        priority: Priority,
+        timeout: float | None = None,
+    ) -> EncodedImages:
+        """See `ports.Encoder`."""
+        self.batches.append(len(pixels))
+        if len(pixels) > self.most:
+            raise DeadlineExceededError("no answer in time")
+        self.encoded += len(pixels)
+        return super().embed_pixels(pixels, preprocessing, priority, timeout)
+
+
+def test_a_slow_encoder_is_given_fewer_images_at_once(world: World) -> None:
+    """While queries leave it little time ingest goes on in small steps; none is done twice.
+
+    Break: `_encode` without halving (nothing is ever indexed), or `_apply` that raises (so is
+    what was encoded before, or somebody is blamed).
+    """
+    refs = [ObjectRef("images", f"{n:02}.png") for n in range(24)]
+    for ref in refs:
+        world.put(ref, picture(RED))
+    encoder = Slow(world.encoder.fingerprint)
+    slow = world.make_synchronizer(encoder)
+    indexed = [0]
+    while indexed[-1] < len(refs):
+        world.ledger.add(refs)  # instead of waiting for their pauses to end
+        assert not tasks.drain(world.ledger, slow, world.objects, world.settings)
+        indexed.append(len(world.index()))
+        assert len(indexed) < 20
+    assert encoder.encoded == 24
+    # Halved until they are few enough, then one more each time, until those are too many.
+    sizes = encoder.batches
+    assert sizes[:4] == [24, 12, 6, 3]
+    assert max(sizes[4:]) == 4
+    assert indexed[1:4] == [0, 0, 0]
+    assert indexed[4] == 3
+    assert world.ledger.failures() == []
+
+
+def test_what_there_is_no_time_for_goes_back_in_line(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sync ends soon after its time, with what it has done; one object at least of any.
+
+    Break: `see` that does not look at the clock (all three are read), or `_apply` (two are
+    encoded).
+    """
+    for ref in (A, B, C):
+        world.put(ref, picture(RED))
+    now = 0.0
+    read: list[ObjectRef] = []
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: now)
+    monkeypatch.setattr(sync, "time", clock)
+    monkeypatch.setattr(sync, "READERS", 1)
+    monkeypatch.setattr(sync, "MAX_IMAGES", 1)
+
+    class Far(S3ObjectStore):
+        def fetch(
+            self, ref: ObjectRef, check: Callable[[ObjectDetails], None] = lambda _: None
+        ) -> tuple[ObjectDetails, bytes] | None:
+            nonlocal now
+            now += 0.6 * sync.STEP_SECONDS
+            read.append(ref)
+            return super().fetch(ref, check)
+
+    class Busy(ColourEncoder):
+        def embed_pixels(
+            self,
+            pixels: Sequence[bytes],
+            preprocessing: str,
+            priority: Priority,
+            timeout: float | None = None,
+        ) -> EncodedImages:
+            nonlocal now
+            now += 1.1 * sync.STEP_SECONDS
+            return super().embed_pixels(pixels, preprocessing, priority, timeout)
+
+    slow = world.make_synchronizer(Busy(world.encoder.fingerprint), objects=Far(world.settings))
+    outcome = slow.sync([A, B, C])
+    assert (outcome.done, outcome.unsettled, read) == ([A], [B, C], [A, B])
+    assert slow.sync([A, B, C]).done == [A, B]
+    assert slow.sync([A, B, C]).done == [A, B, C]
