@@ -89,6 +89,14 @@ class Replicas:
         for encoder in self._encoders.values():
             encoder.close()
 
+    def not_ready(self) -> list[str]:
+        """Return the addresses of those that answer, and say that they do not do their job.
+
+        Raises:
+            CraError: one of them does not say.
+        """
+        return [address for address, encoder in self._encoders.items() if not encoder.is_ready()]
+
     @property
     def fingerprint(self) -> str:
         """The image tower that one of them serves."""

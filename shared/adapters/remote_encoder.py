@@ -6,6 +6,7 @@ from typing import Any, Final, Self
 
 import grpc
 import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cra.embedding.v1 import embedding_pb2 as pb
 from cra.embedding.v1 import embedding_pb2_grpc as pb_grpc
@@ -173,6 +174,21 @@ class RemoteEncoder:
             releases_problem=answer.releases_problem,
             newest_choice=_choice(answer),
         )
+
+    def is_ready(self) -> bool:
+        """Tell whether standard health says that the service does its job.
+
+        Raises:
+            CraError: it does not say.
+        """
+        stub: Any = health_pb2_grpc.HealthStub(self._channel)
+        try:
+            answer = stub.Check(
+                health_pb2.HealthCheckRequest(service=SERVICE), timeout=self._timeout
+            )
+        except grpc.RpcError as error:
+            raise rpc.from_rpc_error(error, self._server) from error
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def _embed_images(
         self, items: list[pb.ImageItem], priority: Priority, timeout: float | None

@@ -326,6 +326,18 @@ def test_embedding_is_asked_for_its_towers_and_a_text() -> None:
         assert "it encodes no text" in told[2][1]
 
 
+def test_a_replica_that_is_not_ready_is_wrong() -> None:
+    """One that encodes no pictures is told of, though it answers and encodes texts."""
+    with embedding.running() as service:
+        there = settings(embedding_target=service.target)
+        service.towers.broken_pictures = RuntimeError("broken")
+        service.servicer._pictures.last_success = float("-inf")
+        embedding.wait_until(lambda: service.health() == "NOT_SERVING")
+        told = states(embedding_checks.embedding(there, Facts()))
+        assert "says that it is not ready" in told[0][1]
+        assert "encodes no text" not in "".join(words for _, words in told)
+
+
 def test_a_second_image_tower_is_asked_too() -> None:
     """What stands by is told as that and not compared; one that is down is wrong.
 
