@@ -75,9 +75,15 @@ class Pace:
             self._last = time.monotonic()
         self._running += 1
 
-    def end(self) -> None:
-        """Note that a call has ended."""
+    def end(self, *, worked: bool = True) -> None:
+        """Note that a call has ended.
+
+        Args:
+            worked: whether it was worked on: how soon one is refused says nothing of the others.
+        """
         self._running -= 1
+        if not worked:
+            return
         now = time.monotonic()
         if self._running >= BUSY:
             # One that took very long waited for something that hung, or the machine stood still:
@@ -160,6 +166,8 @@ class Boundary(grpc.ServerInterceptor):
         self.arrivals = _Arrivals(max(1, max_calls // 2))
         self.refused = 0
         """Calls that were too many; about, since nothing guards it."""
+        self.refusal = ""
+        """Of the last one: its method and why."""
 
     def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         """Return the handler of a call, surrounded; one that refuses it if it may not be."""
@@ -273,13 +281,13 @@ class Boundary(grpc.ServerInterceptor):
                 f"too many calls at once; at most {self._max_calls} are taken"
             )
 
-    def release(self, pace: Pace | None, stream: bool) -> None:
+    def release(self, pace: Pace | None, stream: bool, *, worked: bool) -> None:
         """Give the slot back."""
         with self._changed:
             self._running -= 1
             self._streams -= stream
             if pace is not None:
-                pace.end()
+                pace.end(worked=worked)
             self._changed.notify_all()
 
     def wait_idle(self, seconds: float) -> None:
@@ -381,7 +389,8 @@ class _Call:
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if self._admitted:
-            self._boundary.release(self._pace, self._stream)
+            worked = not isinstance(error, ResourceExhaustedError | InvalidArgumentError)
+            self._boundary.release(self._pace, self._stream, worked=worked)
         if isinstance(error, CraError):
             self.abort(error)
         elif error is None or isinstance(error, GeneratorExit):
@@ -401,6 +410,7 @@ class _Call:
         """Log an error and end the call with it."""
         if isinstance(error, ResourceExhaustedError):
             self._boundary.refused += 1
+            self._boundary.refusal = f"{self._method}: {error.message[:500]}"
         never_came = isinstance(error, DeadlineExceededError) and not self._admitted
         # Of these there may be thousands a second, and each line costs.
         log = _log.debug if never_came or isinstance(error, ResourceExhaustedError) else _log.info

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import math
 import signal
 import sys
 import threading
@@ -67,6 +68,9 @@ QUIET: Final = 30.0
 
 SWEPT_EVERY: Final = 0.5
 """Seconds between two looks at the calls whose message is awaited."""
+
+TOLD_EVERY: Final = 10.0
+"""Seconds between two log lines of how many calls were refused."""
 
 REFUSING: Final = 1024
 """Calls beyond `max_calls` that may wait to be refused in words; more are, without any."""
@@ -288,12 +292,13 @@ class Server:
             self._stopping.wait(READINESS_PERIOD)
 
     def _sweep(self) -> None:
-        told = 0
+        told, tell = 0, -math.inf
         while not self._stopping.wait(SWEPT_EVERY):
             self._boundary.arrivals.sweep()
-            if (refused := self._boundary.refused) != told:
-                _log.warning("refused", calls=refused - told)
-                told = refused
+            refused, now = self._boundary.refused, time.monotonic()
+            if refused != told and now > tell:
+                _log.warning("refused", calls=refused - told, last=self._boundary.refusal)
+                told, tell = refused, now + TOLD_EVERY
 
     def _what_is_stuck(self) -> str:
         if self._stopping.is_set():

@@ -1,5 +1,6 @@
 """Ten times what a gateway can serve: the short form of `make load`, with an engine of one lane."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -119,6 +120,15 @@ def test_a_pace_is_learnt_from_many_calls_at_once(monkeypatch: pytest.MonkeyPatc
     # Twenty are answered in a second, one each 50 ms.
     assert 18 <= pace._running <= 20
     assert all(1 < one.retry_after < 3.5 for one in refusals)
+    now += 0.05
+    pace.end()
+    for _ in range(500):  # what others refuse makes it no quicker
+        pace.begin()
+        pace.end(worked=False)
+    with contextlib.suppress(ResourceExhaustedError):
+        for _ in range(500):
+            pace.begin()
+    assert 18 <= pace._running <= 20
     hasty = calls.Pace(0.001)
     hasty._apart = 1.0
     for _ in range(calls.BUSY):

@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+import structlog
 
 from cra.search.v1 import search_pb2 as pb
 from cra.services.gateway.pictures import Pictures
 from cra.services.gateway.query import Query
 from cra.services.gateway.search import Ranking
+from cra.shared import server as server_module
 from cra.shared.client import SearchClient
 from cra.shared.errors import ResourceExhaustedError
 from cra.shared.ports import EncodeTiming
@@ -91,6 +93,26 @@ def test_pictures_leave_room_for_texts() -> None:
             pass
         with pictures.hold(1):
             pass
+
+
+def test_the_log_says_what_was_refused(
+    gateway: tuple[SearchClient, Held], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many calls were refused is told now and then, with the method of the last one and why."""
+    monkeypatch.setattr(server_module, "TOLD_EVERY", 0.0)
+    client, engine = gateway
+    with structlog.testing.capture_logs() as log, ThreadPoolExecutor(3) as callers:
+        three = [callers.submit(lambda: client.search(image=LARGEST)) for _ in range(3)]
+        wait_until(lambda: engine.working == 3)
+        for _ in range(2):
+            with pytest.raises(ResourceExhaustedError):
+                client.search(image=LARGEST)
+        wait_until(lambda: sum(one.get("calls", 0) for one in log) == 2)
+        engine.go.set()
+        for one in three:
+            one.result(SOON)
+    (last, *_) = [one["last"] for one in log if one["event"] == "refused"]
+    assert last.startswith("/cra.search.v1.SearchService/Search: pictures of ")
 
 
 def test_a_stream_is_told_which_query_was_refused(gateway: tuple[SearchClient, Held]) -> None:
