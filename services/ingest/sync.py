@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -33,15 +33,11 @@ from cra.shared.ports import (
 MAX_ROUNDS: Final = 5
 """How often an object that keeps changing is looked at before it goes back in line."""
 
-MAX_IMAGES: Final = 64
-"""In one request; the encoder takes no more."""
-
 PIXEL_BATCH_BYTES: Final = 16 * 2**20
 """Pixels in one request; half of the encoder's message limit."""
 
-STEP_SECONDS: Final = 20.0
-"""After so many no further object is read, and after as many more no further batch is encoded: what
-is left goes back in line, and a task ends well before its limit."""
+READ_SECONDS: Final = 20.0
+"""After so many no further object is read; what is left goes back in line."""
 
 MAX_METADATA_ENTRIES: Final = 128
 MAX_METADATA_BYTES: Final = 32 * 2**10
@@ -62,8 +58,8 @@ class Outcome:
     failed: list[Failure] = field(default_factory=list)
     unsettled: list[ObjectRef] = field(default_factory=list)
     """They changed at every look, or there was no time for them."""
-    slow: str = ""
-    """What the encoder said that was too slow or too busy for all of them; empty if it was not."""
+    late: str = ""
+    """Why there was no time for all of them; empty if there was."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +114,10 @@ class Synchronizer:
         self._max_object_bytes = max_object_bytes
         self._readers = ThreadPoolExecutor(READERS, "read")
         self._ensured: set[str] = set()
-        self._most = MAX_IMAGES
-        """Images in one request: fewer while the encoder is slow."""
 
     def sync(
         self,
         refs: Sequence[ObjectRef],
-        alive: Callable[[], None] = lambda: None,
         traces: Mapping[ObjectRef, str] = MappingProxyType({}),
     ) -> Outcome:
         """Make the index agree with each object, by looking at it and not at what was said of it.
@@ -134,7 +127,6 @@ class Synchronizer:
 
         Args:
             refs: objects, each at most once.
-            alive: called between steps, to extend leases.
             traces: traceparents, of those objects whose way is traced.
 
         Raises:
@@ -153,7 +145,7 @@ class Synchronizer:
         }
         try:
             places = {ref: span.traceparent for ref, span in spans.items()}
-            return self._sync(refs, alive, _Places(places))
+            return self._sync(refs, _Places(places))
         except Exception as error:
             for span in spans.values():
                 span.fail(type(error).__name__)
@@ -162,19 +154,18 @@ class Synchronizer:
             for span in spans.values():
                 span.end()
 
-    def _sync(
-        self, refs: Sequence[ObjectRef], alive: Callable[[], None], places: "_Places"
-    ) -> Outcome:
+    def _sync(self, refs: Sequence[ObjectRef], places: "_Places") -> Outcome:
         tower = self._tower()
         outcome = Outcome()
         pending = list(refs)
+        end = time.monotonic() + READ_SECONDS
         for _ in range(MAX_ROUNDS):
-            if not pending:
+            if not pending or outcome.late or time.monotonic() > end:
                 break
-            seen = self._see(tower, pending, alive, places)
-            failed, left, slow = self._apply(tower, seen, alive, places)
-            outcome.slow = outcome.slow or slow
-            alive()
+            seen = self._see(tower, pending, end, places)
+            failed, left, outcome.late = self._apply(tower, seen, places)
+            if len(seen) < len(pending):
+                outcome.late = f"to read them took over {READ_SECONDS:g} s"
 
             def look(ref: ObjectRef) -> ObjectDetails | None:
                 return self._look(ref, places)
@@ -220,28 +211,23 @@ class Synchronizer:
         self,
         tower: ImageTowerInfo,
         refs: Sequence[ObjectRef],
-        alive: Callable[[], None],
+        end: float,
         places: "_Places",
     ) -> dict[ObjectRef, _Seen]:
         """Look at each object; of those that are not in the index as they are, get the pixels.
 
-        Those for which there was no time are missing from what is returned.
+        Those whose turn did not come before `end` are missing from what is returned.
         """
         known = {record.ref: record for record in self._vectors.records(tower.fingerprint, refs)}
         preprocessing = Preprocessing(tower.input_size)
-        end = time.monotonic() + STEP_SECONDS
 
         def see(ref: ObjectRef) -> _Seen | None:
             if time.monotonic() > end:
                 return None
             return self._see_one(ref, known, preprocessing, places)
 
-        seen = {}
-        for ref, one in zip(refs, self._readers.map(see, refs), strict=True):
-            alive()
-            if one is not None:
-                seen[ref] = one
-        return seen
+        found = zip(refs, self._readers.map(see, refs), strict=True)
+        return {ref: one for ref, one in found if one is not None}
 
     def _see_one(
         self,
@@ -276,14 +262,12 @@ class Synchronizer:
         self,
         tower: ImageTowerInfo,
         seen: Mapping[ObjectRef, _Seen],
-        alive: Callable[[], None],
         places: "_Places",
     ) -> tuple[dict[ObjectRef, Failure], set[ObjectRef], str]:
         """Write to the index what was seen.
 
         Returns:
-            what cannot be indexed, what there was no time to encode, and what the encoder said if
-            that was too slow or too busy.
+            what cannot be indexed; what was not encoded in time, and what the encoder said then.
         """
         ready: list[_Ready] = []
         failed: dict[ObjectRef, Failure] = {}
@@ -294,42 +278,29 @@ class Synchronizer:
                 ready.append(_Ready(one.details, one.image))
             else:
                 failed[ref] = _failure(one.details, one.image.reason, one.image.message)
-        end = time.monotonic() + STEP_SECONDS
-        encoded, slow = 0, ""
-        while encoded < len(ready) and (not encoded or time.monotonic() < end):
-            batch = ready[encoded : encoded + min(self._most, _fits(tower.input_size))]
+        left: set[ObjectRef] = set()
+        late = ""
+        for start in range(0, len(ready), step := _fits(tower.input_size)):
+            batch = ready[start : start + step]
             try:
                 answer = self._encode(tower, batch, places)
             except (DeadlineExceededError, ResourceExhaustedError) as error:
-                slow = error.message
+                # It works for queries first: nobody is to blame.
+                left, late = {one.details.ref for one in ready[start:]}, error.message
                 break
             failed |= self._write(tower, batch, answer, places)
-            encoded += len(batch)
-            alive()
-        left = {one.details.ref for one in ready[encoded:]}
         # An object that cannot be indexed must not be found by what it was before.
         remove = [ref for ref, one in seen.items() if one.details is None or ref in failed]
         if remove:
             self._vectors.delete(tower.fingerprint, remove)
-        return failed, left, slow
+        return failed, left, late
 
     def _encode(
         self, tower: ImageTowerInfo, batch: Sequence[_Ready], places: "_Places"
     ) -> EncodedImages:
-        """Return the vectors of a batch.
-
-        The encoder works for queries first. What it has encoded of a batch when the time is up is
-        lost. So the next one has half as many images, and one more each time that there is an
-        answer, as TCP does with what is under way (additive increase, multiplicative decrease).
-        """
         pixels = [item.image.pixels.tobytes() for item in batch]
-        try:
-            with metrics.stage("embed", places.of(item.details.ref for item in batch)):
-                answer = self._encoder.embed_pixels(pixels, tower.preprocessing, Priority.BULK)
-        except (DeadlineExceededError, ResourceExhaustedError):
-            self._most = max(1, len(batch) // 2)
-            raise
-        self._most = min(MAX_IMAGES, self._most + 1)
+        with metrics.stage("embed", places.of(item.details.ref for item in batch)):
+            answer = self._encoder.embed_pixels(pixels, tower.preprocessing, Priority.BULK)
         if answer.image_tower != tower.fingerprint:
             raise FailedPreconditionError("the image tower was switched in the middle of a batch")
         return answer
@@ -411,4 +382,4 @@ def _failure(details: ObjectDetails, reason: str, message: str) -> Failure:
 
 def _fits(input_size: int) -> int:
     """Return how many prepared images one request takes."""
-    return max(1, PIXEL_BATCH_BYTES // (input_size * input_size * 3 + 256))
+    return max(1, min(64, PIXEL_BATCH_BYTES // (input_size * input_size * 3 + 256)))

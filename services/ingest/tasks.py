@@ -4,8 +4,9 @@ A task carries no names of objects: what is to be done stands in the ledger, so 
 is lost, repeated or late does no harm, and a batch is as full as the line allows.
 """
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -14,7 +15,7 @@ from kombu.exceptions import OperationalError
 
 from cra.services.ingest import metrics
 from cra.services.ingest.ledger import Claim, Failure, Ledger
-from cra.services.ingest.sync import STEP_SECONDS, Outcome, Synchronizer
+from cra.services.ingest.sync import READ_SECONDS, Outcome, Synchronizer
 from cra.shared import budget, tracing
 from cra.shared.domain import ObjectRef, Version
 from cra.shared.errors import CraError, UnavailableError
@@ -28,7 +29,22 @@ TICK_SECONDS: Final = 3.0
 LONGEST_TASK: Final = 10.0
 """Seconds after which a task hands over to the next; well under the visibility timeout."""
 
+ATTEMPT_SECONDS: Final = 20.0
+"""Seconds within which it has to be found out which objects of a claim fail."""
+LAST_WAITS: Final = 40.0
+"""Seconds for the object that is read last, which may be silent, and for what comes after a batch.
+"""
+
 _log = structlog.get_logger()
+
+
+def drain_limit(settings: Settings) -> float:
+    """Return the seconds after which a task that drains hangs, and is killed.
+
+    The last sync of its last claim may begin so late, read for so long, and wait for one batch.
+    """
+    begins = LONGEST_TASK + ATTEMPT_SECONDS
+    return begins + READ_SECONDS + settings.encode_timeout + LAST_WAITS
 
 
 def create_app(settings: Settings) -> Celery:
@@ -37,9 +53,7 @@ def create_app(settings: Settings) -> Celery:
     app.conf.update(
         task_ignore_result=True,
         task_acks_late=True,
-        # The steps of a sync that begins last, the answer that it waits for last, and as much again
-        # for the objects that are read and looked at last.
-        task_time_limit=LONGEST_TASK + 4 * STEP_SECONDS + settings.encode_timeout,
+        task_time_limit=120,
         worker_prefetch_multiplier=1,
         worker_concurrency=budget.worker_processes(settings.worker_processes),
         worker_hijack_root_logger=False,
@@ -89,12 +103,14 @@ def drain(
     objects: ObjectStore,
     settings: Settings,
     seconds: float = LONGEST_TASK,
+    size: "ClaimSize | None" = None,
 ) -> bool:
     """Work off the line for up to `seconds`; return whether there may be more."""
     end = time.monotonic() + seconds
+    size = size or ClaimSize(settings.ingest_batch)
     ledger.heard()
     while time.monotonic() < end:
-        claim = ledger.claim(settings.ingest_batch)
+        claim = ledger.claim(size.now)
         metrics.LOST_LEASES.inc(claim.expired)
         if not claim.refs:
             return False
@@ -104,8 +120,10 @@ def drain(
             ledger.fail([lost])
             _note_failed([lost])
             continue
-        attempt = Attempt(synchronizer, _Leases(ledger, claim.refs, settings), claim.traces)
-        attempt.run(claim.refs)
+        attempt = Attempt(synchronizer, claim.traces)
+        with _Leases(ledger, claim.refs, settings):
+            attempt.run(claim.refs)
+        size.note(len(claim.refs), in_time=not attempt.late)
         ledger.done(attempt.outcome.done)
         failed = [*attempt.outcome.failed, *_given_up(ledger, objects, attempt.blamed, settings)]
         ledger.fail(failed)
@@ -135,35 +153,60 @@ def _note_failed(failures: Sequence[Failure]) -> None:
         _log.warning("failed", image_id=failure.ref.image_id, reason=failure.reason)
 
 
+class ClaimSize:
+    """How many objects are taken from the line at once.
+
+    What was read and not encoded in time is read again. So there are half as many the next time,
+    and one more whenever there was time for all, as TCP does with what is under way (additive
+    increase, multiplicative decrease).
+
+    Args:
+        most: objects, where it begins.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = self.now = most
+
+    def note(self, taken: int, *, in_time: bool) -> None:
+        """Learn from a claim of so many objects, and whether there was time for all of them."""
+        if not in_time:
+            self.now = max(1, taken // 2)
+        elif taken >= self.now:
+            self.now = min(self._most, self.now + 1)
+
+
 class Attempt:
     """One try at the objects of a claim.
 
     When the whole fails though all parts answer, its halves are tried, and their halves, so that
     one object which always fails keeps none of its neighbours waiting. An object is to blame when
     it fails alone and another of its claim got through. When nothing gets through it is an outage,
-    whatever the parts answer to a question: nobody is to blame, and more is not tried.
+    whatever the parts answer to a question: nobody is to blame, and more is not tried. Nor is it
+    when there is no time.
     """
 
     def __init__(
         self,
         synchronizer: Synchronizer,
-        alive: Callable[[], None],
         traces: Mapping[ObjectRef, str] | None = None,
     ) -> None:
-        self._synchronizer, self._alive = synchronizer, alive
+        self._synchronizer = synchronizer
         self._traces = traces or {}
+        self._end = time.monotonic() + ATTEMPT_SECONDS
         self._alone: dict[ObjectRef, str] = {}
         self._through = False
         self.outcome = Outcome()
         self.outage = ""
         """Why the rest was not tried."""
+        self.late = False
+        """Whether there was no time for it."""
 
     def run(self, refs: Sequence[ObjectRef]) -> None:
         """Sync these objects as far as can be."""
         if self.outage:
             return
         try:
-            outcome = self._synchronizer.sync(refs, self._alive, self._traces)
+            outcome = self._synchronizer.sync(refs, self._traces)
         except CraError as error:
             problem = error.message
         except Exception as error:  # a bug that one object brings out must not stop the others
@@ -173,7 +216,7 @@ class Attempt:
             self._through = self._through or bool(outcome.done or outcome.failed)
             self.outcome.done += outcome.done
             self.outcome.failed += outcome.failed
-            self.outage = outcome.slow
+            self._stop(outcome.late)
             return
         self.outage = self._down()
         if self.outage:
@@ -183,8 +226,15 @@ class Attempt:
             if not self._through and len(self._alone) > 1:
                 self.outage = problem
             return
-        self.run(refs[: len(refs) // 2])
-        self.run(refs[len(refs) // 2 :])
+        for half in (refs[: len(refs) // 2], refs[len(refs) // 2 :]):
+            if time.monotonic() > self._end:
+                self._stop(f"no time was left to find out which ones fail: {problem}")
+            self.run(half)
+
+    def _stop(self, late: str) -> None:
+        """Try no more, if there is a reason why time is up."""
+        if late and not self.outage:
+            self.outage, self.late = late, True
 
     @property
     def blamed(self) -> dict[ObjectRef, str]:
@@ -212,17 +262,31 @@ def _given_up(
 
 
 class _Leases:
-    """Extends the leases of a claim when called, as often as is needed and no more."""
+    """Extends the leases of a claim for as long as a block runs.
+
+    On a thread, since a batch may take longer to be encoded than a lease lasts. A process that is
+    killed or frozen extends none; one that hangs is killed at its limit.
+    """
 
     def __init__(self, ledger: Ledger, refs: list[ObjectRef], settings: Settings) -> None:
         self._ledger, self._refs = ledger, refs
-        self._apart = settings.lease_seconds / 10
-        self._renewed = time.monotonic()
+        self._apart = settings.lease_seconds / 4
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="leases", daemon=True)
 
-    def __call__(self) -> None:
-        if time.monotonic() - self._renewed > self._apart:
-            self._ledger.renew(self._refs)
-            self._renewed = time.monotonic()
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _renew(self) -> None:
+        while not self._over.wait(self._apart):
+            try:
+                self._ledger.renew(self._refs)
+            except UnavailableError as error:  # the next time may be in time yet
+                _log.warning("leases were not extended", problem=error.message)
 
 
 def _lost(claim: Claim, objects: ObjectStore) -> Failure:

@@ -45,6 +45,7 @@ class _Parts:
     def __init__(self) -> None:
         self.ledger = Ledger(settings.redis_url.get_secret_value(), settings.lease_seconds)
         self.objects = S3ObjectStore(settings)
+        self.size = tasks.ClaimSize(settings.ingest_batch)
         vectors = MilvusVectorStore(settings)
         encoder = RemoteEncoder.of(settings)
         self.synchronizer = Synchronizer(self.objects, vectors, encoder, settings.max_object_bytes)
@@ -144,13 +145,15 @@ app.steps["consumer"].add(_WorkerTurns)
 app.conf.beat_scheduler = Scheduler
 
 
-@app.task(name=tasks.DRAIN, bind=True)  # type: ignore[untyped-decorator]
+@app.task(name=tasks.DRAIN, bind=True, time_limit=tasks.drain_limit(settings))  # type: ignore[untyped-decorator]
 def drain(self: Any) -> None:
     """Work off the line."""
     with _task(self):
         parts = _parts()
         try:
-            if tasks.drain(parts.ledger, parts.synchronizer, parts.objects, settings):
+            if tasks.drain(
+                parts.ledger, parts.synchronizer, parts.objects, settings, size=parts.size
+            ):
                 tasks.wake(app, parts.ledger)
         except UnavailableError as error:
             # What was held goes back in line when its lease is over.

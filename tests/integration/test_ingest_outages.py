@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 
 from cra.services.ingest import sync, tasks
-from cra.services.ingest.ledger import Ledger
+from cra.services.ingest.ledger import CLAIMED, Ledger
 from cra.shared.adapters.object_store import S3ObjectStore
 from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.domain import ObjectDetails, ObjectRef
@@ -17,6 +18,7 @@ from cra.shared.errors import DeadlineExceededError, UnavailableError
 from cra.shared.ports import EncodedImages, Priority
 from cra.shared.settings import Settings
 from tests import ingesting
+from tests.embedding import wait_until
 from tests.fakes import ColourEncoder, picture
 from tests.ingesting import BLUE, GREEN, RED, A, B, C, World
 
@@ -165,7 +167,7 @@ def test_an_object_that_takes_workers_down_fails(world: World) -> None:
 
 
 class Slow(ColourEncoder):
-    """An encoder that has as much time as `most` images take, and refuses nothing before."""
+    """An encoder that has time for so many images."""
 
     most = 3
     encoded = 0
@@ -178,67 +180,151 @@ class Slow(ColourEncoder):
         timeout: float | None = None,
     ) -> EncodedImages:
         """See `ports.Encoder`."""
-        self.batches.append(len(pixels))
         if len(pixels) > self.most:
+            self.batches.append(len(pixels))
             raise DeadlineExceededError("no answer in time")
         self.encoded += len(pixels)
         return super().embed_pixels(pixels, preprocessing, priority, timeout)
 
 
 def test_a_slow_encoder_is_given_fewer_images_at_once(world: World) -> None:
-    """While queries leave it little time ingest goes on in small steps; none is done twice.
+    """While queries leave it little time ingest goes on in small steps; none is encoded twice.
 
-    Break: `_encode` without halving (nothing is ever indexed), or `_apply` that raises (so is
-    what was encoded before, or somebody is blamed).
+    Nor is more read than it is given, and nobody is blamed. Break: `ClaimSize.note` that learns
+    nothing (nothing is ever indexed), or `_apply` without `except` (somebody is blamed).
     """
     refs = [ObjectRef("images", f"{n:02}.png") for n in range(24)]
     for ref in refs:
         world.put(ref, picture(RED))
     encoder = Slow(world.encoder.fingerprint)
-    slow = world.make_synchronizer(encoder)
+    slow, size = world.make_synchronizer(encoder), tasks.ClaimSize(32)
+    settings = world.settings.model_copy(update={"max_tries": 1})
     indexed = [0]
     while indexed[-1] < len(refs):
         world.ledger.add(refs)  # instead of waiting for their pauses to end
-        assert not tasks.drain(world.ledger, slow, world.objects, world.settings)
+        assert not tasks.drain(world.ledger, slow, world.objects, settings, size=size)
         indexed.append(len(world.index()))
-        assert len(indexed) < 20
+        assert len(indexed) < 30
     assert encoder.encoded == 24
     # Halved until they are few enough, then one more each time, until those are too many.
-    sizes = encoder.batches
-    assert sizes[:4] == [24, 12, 6, 3]
-    assert max(sizes[4:]) == 4
-    assert indexed[1:4] == [0, 0, 0]
-    assert indexed[4] == 3
+    assert encoder.batches[:6] == [24, 12, 6, 3, 4, 2]
+    assert max(encoder.batches[4:]) == 4
+    assert indexed[:5] == [0, 0, 0, 0, 3]
     assert world.ledger.failures() == []
 
 
-def test_what_there_is_no_time_for_goes_back_in_line(
+class Clock:
+    """Stands still, but when something takes its time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        clock = SimpleNamespace(time=time.time, time_ns=time.time_ns, monotonic=lambda: self.now)
+        for module in (sync, tasks):
+            monkeypatch.setattr(module, "time", clock)
+
+
+class Far(S3ObjectStore):
+    """A store where each object takes so long."""
+
+    def __init__(self, settings: Settings, clock: Clock, seconds: float) -> None:
+        super().__init__(settings)
+        self.read: list[ObjectRef] = []
+        self._clock, self._seconds = clock, seconds
+
+    def fetch(
+        self, ref: ObjectRef, check: Callable[[ObjectDetails], None] = lambda _: None
+    ) -> tuple[ObjectDetails, bytes] | None:
+        """See `ports.ObjectStore`."""
+        self.read.append(ref)
+        self._clock.now += self._seconds
+        return super().fetch(ref, check)
+
+
+def test_what_there_is_no_time_to_read_goes_back_in_line(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sync ends soon after its time, with what it has done; one object at least of any.
+    """After so many seconds no further object is read; what was read is indexed.
 
-    Break: `see` that does not look at the clock (all three are read), or `_apply` (two are
-    encoded).
+    Break: `see` that does not look at the clock.
     """
+    monkeypatch.setattr(sync, "READERS", 1)
     for ref in (A, B, C):
         world.put(ref, picture(RED))
-    now = 0.0
-    read: list[ObjectRef] = []
-    clock = SimpleNamespace(time=time.time, monotonic=lambda: now)
-    monkeypatch.setattr(sync, "time", clock)
-    monkeypatch.setattr(sync, "READERS", 1)
-    monkeypatch.setattr(sync, "MAX_IMAGES", 1)
+    far = Far(world.settings, Clock(monkeypatch), 0.6 * sync.READ_SECONDS)
+    synchronizer = world.make_synchronizer(world.encoder, objects=far)
+    outcome = synchronizer.sync([A, B, C])
+    assert (outcome.done, outcome.unsettled, far.read) == ([A, B], [C], [A, B])
+    assert "took over 20 s" in outcome.late
+    assert synchronizer.sync([A, B, C]).done == [A, B, C]
+    assert far.read == [A, B, C]
 
-    class Far(S3ObjectStore):
-        def fetch(
-            self, ref: ObjectRef, check: Callable[[ObjectDetails], None] = lambda _: None
-        ) -> tuple[ObjectDetails, bytes] | None:
-            nonlocal now
-            now += 0.6 * sync.STEP_SECONDS
-            read.append(ref)
-            return super().fetch(ref, check)
 
-    class Busy(ColourEncoder):
+def test_an_object_that_changes_is_not_looked_at_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that changes at every look, and takes long, goes back in line when time is up.
+
+    Break: `_sync` whose rounds do not look at the clock.
+    """
+    world.put(A, picture(RED))
+    far = Far(world.settings, Clock(monkeypatch), 0.6 * sync.READ_SECONDS)
+    look, looks = far.look, iter(range(256))
+
+    def restless(ref: ObjectRef) -> ObjectDetails | None:
+        world.put(ref, picture((next(looks), 0, 0)))
+        return look(ref)
+
+    monkeypatch.setattr(far, "look", restless)
+    synchronizer = world.make_synchronizer(world.encoder, objects=far)
+    assert synchronizer.sync([A]).unsettled == [A]
+    assert far.read == [A, A]
+
+
+def test_an_object_that_is_silent_is_found_in_small_claims(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose store says nothing for long is given up, and its neighbours are indexed.
+
+    No task takes longer than its limit, by which it would be killed and all of its claim be
+    suspects. Break: `Attempt.run` without a look at the clock.
+    """
+    refs = [ObjectRef("images", f"{n:02}.png") for n in range(8)]
+    for ref in refs:
+        world.put(ref, picture(RED))
+    clock = Clock(monkeypatch)
+    fetch = world.objects.fetch
+
+    def silent(ref: ObjectRef, *args: Any) -> Any:
+        if ref == refs[0]:
+            clock.now += tasks.LAST_WAITS
+            raise UnavailableError("no answer for 40 s")
+        return fetch(ref, *args)
+
+    monkeypatch.setattr(world.objects, "fetch", silent)
+    settings = world.settings.model_copy(update={"max_tries": 2})
+    size = tasks.ClaimSize(8)
+    took: list[float] = []
+    while not world.ledger.failures():
+        world.ledger.add(sorted(set(refs) - world.index()) if took else refs)
+        begun = clock.now
+        tasks.drain(world.ledger, world.synchronizer, world.objects, settings, size=size)
+        took.append(clock.now - begun)
+        assert len(took) < 30
+    (failure,) = world.ledger.failures()
+    assert (failure.ref, failure.reason) == (refs[0], "gave_up")
+    assert world.index() == set(refs[1:])
+    assert max(took) < tasks.drain_limit(settings)
+
+
+def test_a_lease_lasts_while_a_batch_is_encoded(world: World) -> None:
+    """However long the encoder takes, its objects stay with their worker.
+
+    Break: `_Leases` without its thread.
+    """
+    world.put(A, picture(RED))
+    settings = world.settings.model_copy(update={"lease_seconds": 0.2})
+
+    class Patient(ColourEncoder):
         def embed_pixels(
             self,
             pixels: Sequence[bytes],
@@ -246,12 +332,16 @@ def test_what_there_is_no_time_for_goes_back_in_line(
             priority: Priority,
             timeout: float | None = None,
         ) -> EncodedImages:
-            nonlocal now
-            now += 1.1 * sync.STEP_SECONDS
+            first = until()
+            wait_until(lambda: until() > first)
             return super().embed_pixels(pixels, preprocessing, priority, timeout)
 
-    slow = world.make_synchronizer(Busy(world.encoder.fingerprint), objects=Far(world.settings))
-    outcome = slow.sync([A, B, C])
-    assert (outcome.done, outcome.unsettled, read) == ([A], [B, C], [A, B])
-    assert slow.sync([A, B, C]).done == [A, B]
-    assert slow.sync([A, B, C]).done == [A, B, C]
+    with redis.Redis.from_url(world.redis_url) as client:
+
+        def until() -> float:
+            return float(client.zscore(CLAIMED, A.image_id) or 0.0)
+
+        world.ledger.add([A])
+        patient = world.make_synchronizer(Patient(world.encoder.fingerprint))
+        tasks.drain(world.ledger, patient, world.objects, settings, seconds=1)
+    assert world.index() == {A}
