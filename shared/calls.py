@@ -79,13 +79,14 @@ class Pace:
         """Note that a call has ended.
 
         Args:
-            worked: whether it was worked on: how soon one is refused says nothing of the others.
+            worked: False if it was refused: how soon that is says nothing of the others.
         """
+        busy = self._running >= BUSY
         self._running -= 1
         if not worked:
             return
         now = time.monotonic()
-        if self._running >= BUSY:
+        if busy:
             # One that took very long waited for something that hung, or the machine stood still:
             # that is no pace. At `most` already the fewest calls that may be refused are.
             most = min(SOON, self._longest / BUSY)
@@ -166,7 +167,7 @@ class Boundary(grpc.ServerInterceptor):
         self.arrivals = _Arrivals(max(1, max_calls // 2))
         self.refused = 0
         """Calls that were too many; about, since nothing guards it."""
-        self.refusal = ""
+        self.last_refusal = ""
         """Of the last one: its method and why."""
 
     def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
@@ -389,7 +390,7 @@ class _Call:
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if self._admitted:
-            worked = not isinstance(error, ResourceExhaustedError | InvalidArgumentError)
+            worked = not isinstance(error, ResourceExhaustedError)
             self._boundary.release(self._pace, self._stream, worked=worked)
         if isinstance(error, CraError):
             self.abort(error)
@@ -409,8 +410,8 @@ class _Call:
     def abort(self, error: CraError) -> None:
         """Log an error and end the call with it."""
         if isinstance(error, ResourceExhaustedError):
+            self._boundary.last_refusal = f"{self._method}: {error.message[:500]}"
             self._boundary.refused += 1
-            self._boundary.refusal = f"{self._method}: {error.message[:500]}"
         never_came = isinstance(error, DeadlineExceededError) and not self._admitted
         # Of these there may be thousands a second, and each line costs.
         log = _log.debug if never_came or isinstance(error, ResourceExhaustedError) else _log.info

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import itertools
 import json
 import math
 import re
@@ -69,6 +70,9 @@ def duration(seconds: float) -> duration_pb2.Duration:
     return duration_pb2.Duration(seconds=whole, nanos=nanos)
 
 
+MOST_CHECKED: Final = 256
+"""Entries of a field whose types are checked; no field of messages may have as many."""
+
 MAX_PROBLEM: Final = 1000
 """Bytes of an error's message. A status travels in the trailers, where clients take 8 KiB in all,
 and the message stands there up to three times: escaped, in the status and in its details."""
@@ -117,6 +121,9 @@ def check_types(message: Message, inside: str = "") -> None:
     Protobuf takes one that did not for a field that it does not know, and drops it in silence: a
     filter would not filter.
 
+    Of more entries than any field may have, which are refused for their number, those that come
+    first are checked: there may be millions.
+
     Raises:
         InvalidArgumentError: names the field.
     """
@@ -130,10 +137,10 @@ def check_types(message: Message, inside: str = "") -> None:
                 )
     for name, kind in _holders(message.DESCRIPTOR):
         if kind == "map":
-            for key, one in getattr(message, name).items():
+            for key, one in itertools.islice(getattr(message, name).items(), MOST_CHECKED):
                 check_types(one, f"{inside}{name}[{key!r}].")
         elif kind == "repeated":
-            for number, one in enumerate(getattr(message, name)):
+            for number, one in enumerate(itertools.islice(getattr(message, name), MOST_CHECKED)):
                 check_types(one, f"{inside}{name}[{number}].")
         elif message.HasField(name):
             check_types(getattr(message, name), f"{inside}{name}.")

@@ -297,7 +297,7 @@ class Server:
             self._boundary.arrivals.sweep()
             refused, now = self._boundary.refused, time.monotonic()
             if refused != told and now > tell:
-                _log.warning("refused", calls=refused - told, last=self._boundary.refusal)
+                _log.warning("refused", calls=refused - told, last=self._boundary.last_refusal)
                 told, tell = refused, now + TOLD_EVERY
 
     def _what_is_stuck(self) -> str:

@@ -64,14 +64,14 @@ def _towers(part: str, towers: Towers, facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 part, State.WARNING, problem, "start that replica, or take its address away"
             )
-        for address in replicas.not_ready():
-            yield Finding(
-                part,
-                State.WRONG,
-                f"{address} answers, and says that it is not ready",
-                "its log says what for, at `not ready`",
-            )
         for address, served in replicas.models.items():
+            if problem := replicas.health(address):
+                yield Finding(
+                    part,
+                    State.WRONG,
+                    f"{address} answers, but {problem}",
+                    "its log says why: a tower, a release, or that it starts or ends",
+                )
             stands_by = towers.stands_by(served)
             yield from _replica(part, address, served, towers, stands_by=stands_by)
             tower = served.image_tower.fingerprint

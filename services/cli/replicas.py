@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, Self
 
 from cra.shared.adapters.remote_encoder import RemoteEncoder
-from cra.shared.errors import FailedPreconditionError, UnavailableError
+from cra.shared.errors import CraError, FailedPreconditionError, UnavailableError
 from cra.shared.ports import Models, ReleaseState
 from cra.shared.releases import Manifest
 from cra.shared.settings import Settings
@@ -89,13 +89,12 @@ class Replicas:
         for encoder in self._encoders.values():
             encoder.close()
 
-    def not_ready(self) -> list[str]:
-        """Return the addresses of those that answer, and say that they do not do their job.
-
-        Raises:
-            CraError: one of them does not say.
-        """
-        return [address for address, encoder in self._encoders.items() if not encoder.is_ready()]
+    def health(self, address: str) -> str:
+        """Return what is wrong with one that answers, by standard health; empty if nothing is."""
+        try:
+            return "" if self._encoders[address].is_ready() else "it says that it is not ready"
+        except CraError as error:
+            return f"it does not say whether it is ready: {error.message}"
 
     @property
     def fingerprint(self) -> str:

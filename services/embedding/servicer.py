@@ -92,9 +92,10 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             sound=is_finite,
             longest=stuck,
         )
-        self._decoders = ThreadPoolExecutor(budget.picture_decoders(), "decode")
+        self._at_once = budget.picture_decoders()
+        self._decoders = ThreadPoolExecutor(self._at_once, "decode")
         self._bulk_decoders = ThreadPoolExecutor(
-            budget.picture_decoders(), "decode-bulk", initializer=budget.give_way
+            self._at_once, "decode-bulk", initializer=budget.give_way
         )
 
     def close(self) -> None:
@@ -263,15 +264,14 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             except BadImageError as error:
                 return error
 
-        at_once = budget.picture_decoders()
         pending: list[Pixels | Future[Pixels | BadImageError]] = []
         begun: list[Future[Pixels | BadImageError]] = []
         for item in request.items:
             if item.HasField("pixels"):
                 pending.append(np.frombuffer(item.pixels.data, np.uint8).reshape(side, side, 3))
                 continue
-            if len(begun) >= at_once:  # those of another call need not wait for all of this one
-                begun[-at_once].result()
+            if len(begun) >= self._at_once:  # those of another call need not wait for all of them
+                begun[-self._at_once].result()
             begun.append(decoders.submit(decode, item.encoded))
             pending.append(begun[-1])
         return [one.result() if isinstance(one, Future) else one for one in pending]

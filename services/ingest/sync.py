@@ -160,7 +160,7 @@ class Synchronizer:
         pending = list(refs)
         end = time.monotonic() + READ_SECONDS
         for _ in range(MAX_ROUNDS):
-            if not pending or outcome.late or time.monotonic() > end:
+            if not pending or outcome.late:
                 break
             seen = self._see(tower, pending, end, places)
             failed, left, outcome.late = self._apply(tower, seen, places)

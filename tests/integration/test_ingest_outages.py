@@ -264,7 +264,7 @@ def test_an_object_that_changes_is_not_looked_at_for_ever(
 ) -> None:
     """One that changes at every look, and takes long, goes back in line when time is up.
 
-    Break: `_sync` whose rounds do not look at the clock.
+    Break: `_sync` that gives each round as much time as the first.
     """
     world.put(A, picture(RED))
     far = Far(world.settings, Clock(monkeypatch), 0.6 * sync.READ_SECONDS)

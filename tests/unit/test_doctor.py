@@ -18,7 +18,9 @@ from pydantic import SecretStr
 from cra.services.cli import checks, embedding_checks, part_checks
 from cra.services.cli.findings import Facts, Finding, State, host_of, is_local
 from cra.services.cli.group import cra
+from cra.shared.adapters.remote_encoder import RemoteEncoder
 from cra.shared.client import SERVICE
+from cra.shared.errors import DeadlineExceededError
 from cra.shared.server import Server
 from cra.shared.settings import Settings
 from tests import embedding
@@ -334,8 +336,23 @@ def test_a_replica_that_is_not_ready_is_wrong() -> None:
         service.servicer._pictures.last_success = float("-inf")
         embedding.wait_until(lambda: service.health() == "NOT_SERVING")
         told = states(embedding_checks.embedding(there, Facts()))
-        assert "says that it is not ready" in told[0][1]
+        assert "it says that it is not ready" in told[0][1]
         assert "encodes no text" not in "".join(words for _, words in told)
+
+
+def test_a_replica_without_health_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not say whether it is ready is told of, and so is what else is found."""
+
+    def silent(_: RemoteEncoder) -> bool:
+        raise DeadlineExceededError("no answer in time")
+
+    monkeypatch.setattr(RemoteEncoder, "is_ready", silent)
+    with embedding.running() as service:
+        facts = Facts()
+        told = states(embedding_checks.embedding(settings(embedding_target=service.target), facts))
+    assert "does not say whether it is ready: no answer in time" in told[0][1]
+    assert [state for state, _ in told] == ["wrong", "wrong", "ok"]
+    assert facts.towers == {"embedding": embedding.TOWER}
 
 
 def test_a_second_image_tower_is_asked_too() -> None:

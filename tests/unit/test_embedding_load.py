@@ -131,7 +131,8 @@ def test_a_call_of_many_images_has_others_wait_for_few(
     go.set()
     assert len(many.result(SOON).results) == 20
     assert one.result(SOON).results
-    assert decoded.index(picture(BLUE)) == at_once
+    # Its decoder may be put aside for as long as the other one takes the next.
+    assert decoded.index(picture(BLUE)) <= at_once + 1
 
 
 def _images(

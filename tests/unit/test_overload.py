@@ -129,6 +129,19 @@ def test_a_pace_is_learnt_from_many_calls_at_once(monkeypatch: pytest.MonkeyPatc
         for _ in range(500):
             pace.begin()
     assert 18 <= pace._running <= 20
+    for _ in range(1000):  # however slow it was, it is found to be fast again
+        now += 1.0
+        pace.end()
+        with contextlib.suppress(ResourceExhaustedError):
+            pace.begin()
+    assert pace._running == calls.BUSY
+    for _ in range(1000):
+        now += 0.01
+        pace.end()
+        with contextlib.suppress(ResourceExhaustedError):
+            for _ in range(2):
+                pace.begin()
+    assert pace._running > 50
     hasty = calls.Pace(0.001)
     hasty._apart = 1.0
     for _ in range(calls.BUSY):

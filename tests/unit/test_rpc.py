@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from hypothesis import given
@@ -280,3 +281,25 @@ def test_every_service_has_its_message_limit() -> None:
         for service in module.DESCRIPTOR.services_by_name.values()
     }
     assert set(rpc.MAX_MESSAGE_BYTES) == services
+
+
+def test_millions_of_entries_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a field with too many entries only the first are checked; of as many as it may have, all.
+
+    Break: `check_types` without a bound.
+    """
+    looked = 0
+    unknown_numbers = rpc.unknown_numbers
+
+    def count(message: Message) -> list[int]:
+        nonlocal looked
+        looked += 1
+        return unknown_numbers(message)
+
+    monkeypatch.setattr(rpc, "unknown_numbers", count)
+    rpc.check_types(search_pb2.SearchRequest(terms=[search_pb2.Term()] * 100_000))
+    assert looked == 1 + rpc.MOST_CHECKED
+    wrong = search_pb2.Term.FromString(b"\x08\x01")  # its first field, as a number
+    request = search_pb2.SearchRequest(terms=[*[search_pb2.Term(text="红")] * 15, wrong])
+    with pytest.raises(errors.InvalidArgumentError, match=r"terms\[15\]\.text"):
+        rpc.check_types(request)
