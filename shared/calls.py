@@ -4,7 +4,7 @@ import hmac
 import random
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,6 +33,9 @@ PATIENCE: Final = 1.0
 BUSY: Final = 8
 """Calls of a method at once from which on they show how fast it is; fewer are always taken."""
 
+LEAST_PAUSE: Final = 0.5
+"""Seconds until a call may come again that was one too many of its kind."""
+
 SOON: Final = 1.0
 """Seconds within which a call that was UNAVAILABLE may be tried again by the channel itself."""
 
@@ -49,10 +52,13 @@ class Pace:
 
     Args:
         longest: seconds that an answer may be expected to take when its call is taken.
+        most: calls at once.
+        kind: of calls, for messages.
     """
 
-    def __init__(self, longest: float) -> None:
-        self._longest = longest
+    def __init__(self, longest: float, most: int, kind: str = "") -> None:
+        self._longest, self._most = longest, most
+        self._kind = f" with {kind}" if kind else ""
         self._running = 0
         self._apart = 0.0
         """Mean seconds between two answers while there is much to do."""
@@ -62,9 +68,14 @@ class Pace:
         """Note a call that is taken.
 
         Raises:
-            ResourceExhaustedError: its answer would take too long.
+            ResourceExhaustedError: its answer would take too long, or too many are running.
         """
         wait = (self._running + 1) * self._apart
+        if self._running >= self._most:
+            raise ResourceExhaustedError(
+                f"too many calls{self._kind} at once; at most {self._most} are taken",
+                retry_after=max(LEAST_PAUSE, wait) * random.uniform(1, 1.5),  # noqa: S311
+            )
         if self._running >= BUSY and wait > self._longest:
             raise ResourceExhaustedError(
                 f"an answer would take about {wait:.1f} s; at most {self._longest:g} are accepted",
@@ -149,7 +160,8 @@ class Boundary(grpc.ServerInterceptor):
         tokens: Mapping[str, str],
         check: Callable[[str, str], object],
         longest: Mapping[str, float],
-        kind: Callable[[Any], Hashable],
+        kind: Callable[[Any], str],
+        shares: Mapping[str, float],
         metrics: CallMetrics,
     ) -> None:
         self.metrics = metrics
@@ -160,8 +172,8 @@ class Boundary(grpc.ServerInterceptor):
         self._changed = threading.Condition()
         self._tokens = tokens
         self._check = check
-        self._longest, self._kind = longest, kind
-        self._paces: dict[tuple[str, Hashable], Pace] = {}
+        self._longest, self._kind, self._shares = longest, kind, shares
+        self._paces: dict[tuple[str, str], Pace] = {}
         self._handlers: dict[str, Any] = {}
         """Of the methods that there are, each made once."""
         self.arrivals = _Arrivals(max(1, max_calls // 2))
@@ -271,10 +283,13 @@ class Boundary(grpc.ServerInterceptor):
     def _pace_of(self, method: str, request: Any) -> Pace | None:
         if method not in self._longest:
             return None
-        key = (method, self._kind(request))
-        pace = self._paces.get(key)
-        # Two that come at once make one, since `setdefault` lets nobody in between.
-        return pace or self._paces.setdefault(key, Pace(self._longest[method]))
+        kind = self._kind(request)
+        pace = self._paces.get((method, kind))
+        if pace is None:
+            most = max(1, int(self._max_calls * self._shares.get(kind, 1.0)))
+            # Two that come at once make one, since `setdefault` lets nobody in between.
+            pace = self._paces.setdefault((method, kind), Pace(self._longest[method], most, kind))
+        return pace
 
     def _check_room(self) -> None:
         if self._running >= self._max_calls:

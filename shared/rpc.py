@@ -71,7 +71,8 @@ def duration(seconds: float) -> duration_pb2.Duration:
 
 
 MOST_CHECKED: Final = 256
-"""Entries of a field whose types are checked; no field of messages may have as many."""
+"""Entries of a field whose types are checked, which is more than any may have; and fields that are
+not known, in one message."""
 
 MAX_PROBLEM: Final = 1000
 """Bytes of an error's message. A status travels in the trailers, where clients take 8 KiB in all,
@@ -110,8 +111,18 @@ def to_status(error: errors.CraError) -> status_pb2.Status:
 
 
 def unknown_numbers(message: Message) -> list[int]:
-    """Return the numbers of the fields in a message that protobuf could not make out."""
+    """Return the numbers of the fields in a message that protobuf could not make out.
+
+    Raises:
+        InvalidArgumentError: there are more than `MOST_CHECKED`, of which each costs.
+    """
     found = unknown_fields.UnknownFieldSet(message)
+    if len(found) > MOST_CHECKED:
+        raise errors.InvalidArgumentError(
+            "request",
+            f"has {len(found)} fields that are not known here, or of another type than the "
+            f"contract says, in one {message.DESCRIPTOR.name}; at most {MOST_CHECKED} are allowed",
+        )
     return [found[number].field_number for number in range(len(found))]
 
 

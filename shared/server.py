@@ -8,8 +8,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent import futures
+from types import MappingProxyType
 from typing import Any, Final
 
 import grpc
@@ -155,8 +156,9 @@ class Server:
         max_calls: at once; those of the settings unless given.
         longest: by method (`/pkg.Service/Method`), seconds that the answer may be expected to take
             when a call is taken; a call whose answer would take longer is refused at once.
-        kind: of the message of a call of such a method. How long an answer takes is learnt of each
-            kind by itself, so that slow calls of one do not have those of another refused.
+        kind: name of what the message of a call of such a method has. How long an answer takes is
+            learnt of each kind by itself, so that slow calls of one have none of another refused.
+        shares: by kind, the share of `max_calls` that its calls may take; all, unless given.
 
     Raises:
         FailedPreconditionError: the port is taken, or a file of TLS does not hold what it should.
@@ -173,7 +175,8 @@ class Server:
         check: Callable[[str, str], object] = lambda _method, _authorization: None,
         works: Callable[[], str] = str,
         longest: Mapping[str, float] | None = None,
-        kind: Callable[[Any], Hashable] = lambda _request: None,
+        kind: Callable[[Any], str] = lambda _request: "",
+        shares: Mapping[str, float] = MappingProxyType({}),
         max_calls: int | None = None,
     ) -> None:
         limit = rpc.MAX_MESSAGE_BYTES[service]
@@ -189,7 +192,7 @@ class Server:
         methods = descriptor_pool.Default().FindServiceByName(service).methods_by_name
         metrics = CallMetrics(service, methods)
         self._boundary = calls.Boundary(
-            max_calls, tokens or {}, check, longest or {}, kind, metrics
+            max_calls, tokens or {}, check, longest or {}, kind, shares, metrics
         )
         self._health = _Health(futures.ThreadPoolExecutor(4, "health"), self._what_is_stuck)
         self._set_health(serving=False)

@@ -274,7 +274,10 @@ class Settings(EnvironmentSettings):
         "a search does not say",
     )
     encode_timeout: float = Field(
-        30.0, gt=0, le=600, description="seconds that ingest waits for a batch to be encoded"
+        30.0,
+        gt=0,
+        le=600,
+        description="seconds that the embedding service may take for a call, of ingest or of a query",
     )
 
     s3_endpoint: str = Field("127.0.0.1:9000", description="host:port of the object store")

@@ -7,7 +7,7 @@ import structlog
 from cra.search.v1 import search_pb2_grpc as pb_grpc
 from cra.services.gateway.keys import KeyRing
 from cra.services.gateway.paging import PageTokens
-from cra.services.gateway.query import has_picture
+from cra.services.gateway.query import PICTURES, kind_of
 from cra.services.gateway.query_cache import QueryCache
 from cra.services.gateway.search import SearchEngine
 from cra.services.gateway.servicer import SearchServicer
@@ -46,7 +46,8 @@ def main(settings: Settings) -> None:
         ready=engine.check,
         check=servicer.check,
         longest={"/cra.search.v1.SearchService/Search": settings.max_wait},
-        kind=has_picture,
+        kind=kind_of,
+        shares={PICTURES: 0.5},
     )
     server.run()
     if keys:

@@ -14,42 +14,34 @@ TRY_AGAIN: Final = 0.5
 
 
 class Pictures:
-    """Bounds the queries by pictures that are worked on, and the bytes of their pictures.
+    """Bounds the bytes of the pictures that are worked on.
 
     Args:
-        queries: at once. Pictures take longer than texts, which must find room beside them.
         most: bytes. What is larger by itself is let in when there is nothing else.
     """
 
-    def __init__(self, queries: int, most: int = PICTURES_AT_ONCE) -> None:
-        self._queries, self._most = queries, most
-        self._running = self._held = 0
+    def __init__(self, most: int = PICTURES_AT_ONCE) -> None:
+        self._most = most
+        self._held = 0
         self._lock = threading.Lock()
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
-        """Count a query, and so many bytes, for as long as the block runs.
+        """Count so many bytes for as long as the block runs.
 
         Raises:
             ResourceExhaustedError: they would be too many; nobody waits, since what waits is held.
         """
         with self._lock:
-            if self._running >= self._queries:
-                raise ResourceExhaustedError(
-                    f"too many queries by pictures at once; at most {self._queries} are taken",
-                    retry_after=TRY_AGAIN,
-                )
             if self._held and self._held + size > self._most:
                 raise ResourceExhaustedError(
                     f"pictures of {self._held} bytes are searched with already, and this query has "
                     f"{size} more; at most {self._most} are taken at once",
                     retry_after=TRY_AGAIN,
                 )
-            self._running += 1
             self._held += size
         try:
             yield
         finally:
             with self._lock:
-                self._running -= 1
                 self._held -= size

@@ -25,6 +25,10 @@ MAX_METADATA_NAMES: Final = 16
 MAX_METADATA_VALUES: Final = 64
 MAX_REQUEST_ID: Final = 128
 
+PICTURES: Final = "pictures"
+TEXTS: Final = "texts alone"
+"""Kinds of requests: pictures take longer."""
+
 
 @dataclass(frozen=True)
 class Term:
@@ -56,11 +60,12 @@ class Query:
     """Of all that decides the ranking; a page token belongs to one."""
 
 
-def has_picture(request: pb.SearchRequest) -> bool:
-    """Tell whether a request, which need not be checked yet, has a picture to be encoded."""
+def kind_of(request: pb.SearchRequest) -> str:
+    """Tell whether a request, which need not be checked yet, has pictures to be encoded."""
     # Of more terms there may be millions, which are refused unread.
     holders = (request, *request.terms[:MAX_TERMS])
-    return any(holder.WhichOneof("query") == "image" for holder in holders)
+    pictures = any(holder.WhichOneof("query") == "image" for holder in holders)
+    return PICTURES if pictures else TEXTS
 
 
 def parse(request: pb.SearchRequest, scope: tuple[str, ...] = (), *, expand: bool = False) -> Query:

@@ -55,8 +55,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         self._engine = engine
         self._expand = expand
         self._keys = keys
-        # Half of the calls, but as many as a stream may have.
-        self._pictures = Pictures(max(STREAM_PARALLEL, max_calls // 2))
+        self._pictures = Pictures()
         self._workers = ThreadPoolExecutor(max_calls, "stream")
 
     def check(self, method: str, authorization: str) -> None:

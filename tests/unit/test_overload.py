@@ -10,7 +10,7 @@ import pytest
 
 from cra.search.v1 import search_pb2 as pb
 from cra.search.v1 import search_pb2_grpc as pb_grpc
-from cra.services.gateway.query import Query, has_picture
+from cra.services.gateway.query import PICTURES, Query, kind_of
 from cra.services.gateway.search import Ranking
 from cra.services.gateway.servicer import SearchServicer
 from cra.shared import calls, rpc
@@ -44,15 +44,22 @@ class OneLane:
 @pytest.fixture(scope="module")
 def stub() -> Iterator[pb_grpc.SearchServiceStub]:
     """A gateway that serves some 50 queries a second."""
-    servicer = SearchServicer(OneLane(), CALLS)  # type: ignore[arg-type]
+    with _gateway(CALLS) as stub:
+        yield stub
+
+
+@contextlib.contextmanager
+def _gateway(most: int) -> Iterator[pb_grpc.SearchServiceStub]:
+    servicer = SearchServicer(OneLane(), most)  # type: ignore[arg-type]
     server = Server(
-        Settings(max_calls=CALLS, drain_seconds=5),
+        Settings(max_calls=most, drain_seconds=5),
         SERVICE,
         0,
         lambda server: pb_grpc.add_SearchServiceServicer_to_server(servicer, server),
         lambda: None,
         longest={f"/{SERVICE}/Search": MAX_WAIT},
-        kind=has_picture,
+        kind=kind_of,
+        shares={PICTURES: 0.5},
     )
     server.start()
     with rpc.open_channel(f"127.0.0.1:{server.port}", SERVICE) as channel:
@@ -99,14 +106,31 @@ def test_too_many_pictures_have_no_text_refused(stub: pb_grpc.SearchServiceStub)
         texts = open_loop(stub.Search, lambda: text, 0.3 / TAKES, 3.0)
         pictures = rush.result()
     assert {one.code for one in texts} == {"OK"}
+    assert len(texts) == round(0.9 / TAKES)
     assert {one.code for one in pictures} == {"OK", "RESOURCE_EXHAUSTED"}
+
+
+def test_a_small_gateway_leaves_room_for_texts() -> None:
+    """Where four calls are taken at once, pictures take two, and texts are answered beside them.
+
+    Fails when pictures may take all of them.
+    """
+    picture = pb.SearchRequest(image=b"any")
+    text = pb.SearchRequest(text="红")
+    with _gateway(4) as stub, ThreadPoolExecutor(1) as pool:
+        rush = pool.submit(open_loop, stub.Search, lambda: picture, 4 / TAKES, 2.0)
+        texts = open_loop(stub.Search, lambda: text, 0.3 / TAKES, 2.0)
+        pictures = rush.result()
+    assert {one.code for one in texts} == {"OK"}
+    assert {one.code for one in pictures} == {"OK", "RESOURCE_EXHAUSTED"}
+    assert all(one.hint for one in pictures if not one.ok)
 
 
 def test_a_pace_is_learnt_from_many_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few calls are always taken; of many, no more than are answered within what is accepted."""
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    pace = calls.Pace(1.0)
+    pace = calls.Pace(1.0, 1000)
     for _ in range(40):
         pace.begin()
     refusals = []
@@ -142,7 +166,7 @@ def test_a_pace_is_learnt_from_many_calls_at_once(monkeypatch: pytest.MonkeyPatc
             for _ in range(2):
                 pace.begin()
     assert pace._running > 50
-    hasty = calls.Pace(0.001)
+    hasty = calls.Pace(0.001, 1000)
     hasty._apart = 1.0
     for _ in range(calls.BUSY):
         hasty.begin()
@@ -159,7 +183,7 @@ def test_a_machine_that_stands_still_now_and_then_is_not_slow(
     """
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    pace = calls.Pace(1.0)
+    pace = calls.Pace(1.0, 1000)
     for _ in range(32):
         pace.begin()
     for number in range(1000):

@@ -74,25 +74,11 @@ def test_pictures_beyond_what_is_taken_at_once_are_refused(
 
 def test_one_query_is_never_too_large() -> None:
     """What is larger than all that is taken is let in alone, and held until its block ends."""
-    pictures = Pictures(8, 10)
+    pictures = Pictures(10)
     with pictures.hold(30), pytest.raises(ResourceExhaustedError), pictures.hold(1):
         pass
     with pictures.hold(10):
         pass
-
-
-def test_pictures_leave_room_for_texts() -> None:
-    """So many queries by pictures are taken at once, however small, and one more when one ends."""
-    pictures = Pictures(2)
-    with pictures.hold(1):
-        with (
-            pictures.hold(1),
-            pytest.raises(ResourceExhaustedError, match="at most 2 are taken"),
-            pictures.hold(1),
-        ):
-            pass
-        with pictures.hold(1):
-            pass
 
 
 def test_the_log_says_what_was_refused(

@@ -299,6 +299,11 @@ def test_millions_of_entries_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(rpc, "unknown_numbers", count)
     rpc.check_types(search_pb2.SearchRequest(terms=[search_pb2.Term()] * 100_000))
     assert looked == 1 + rpc.MOST_CHECKED
+    looked = 0
+    strange = search_pb2.SearchRequest.FromString(b"\xa0\x06\x01" * 1000)
+    with pytest.raises(errors.InvalidArgumentError, match=r"has 1000 fields .*; at most 256 are"):
+        rpc.check_types(strange)
+    assert looked == 1
     wrong = search_pb2.Term.FromString(b"\x08\x01")  # its first field, as a number
     request = search_pb2.SearchRequest(terms=[*[search_pb2.Term(text="红")] * 15, wrong])
     with pytest.raises(errors.InvalidArgumentError, match=r"terms\[15\]\.text"):
