@@ -277,7 +277,7 @@ class Settings(EnvironmentSettings):
         30.0,
         gt=0,
         le=600,
-        description="seconds that the embedding service may take for a call, of ingest or of a query",
+        description="seconds that embedding may take for a call, of ingest or of a query",
     )
 
     s3_endpoint: str = Field("127.0.0.1:9000", description="host:port of the object store")

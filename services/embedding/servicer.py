@@ -27,7 +27,7 @@ from cra.shared.errors import (
     InvalidArgumentError,
     UnavailableError,
 )
-from cra.shared.model.pixels import BadImageError, Preprocessing, prepare
+from cra.shared.model.pixels import BadImageError, Preprocessing, check_together, prepare
 from cra.shared.model.text import check_text
 from cra.shared.settings import Settings
 
@@ -254,13 +254,17 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         side = self._preprocessing.input_size
         is_bulk = request.priority == pb.PRIORITY_BULK
         decoders = self._bulk_decoders if is_bulk else self._decoders
+        decoded: list[int] = []
 
         def decode(encoded: bytes) -> Pixels | BadImageError:
             if not context.is_active() or time.monotonic() > deadline:
                 raise DeadlineExceededError("nobody waits any more for images to be decoded")
             try:
+                check_together(sum(decoded))
                 with PREPARE_SECONDS.time():
-                    return prepare(encoded, self._preprocessing).pixels
+                    image = prepare(encoded, self._preprocessing)
+                decoded.append(image.decoded)
+                return image.pixels
             except BadImageError as error:
                 return error
 

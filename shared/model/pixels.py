@@ -21,6 +21,8 @@ import pillow_heif
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 MAX_PIXELS: Final = 89_478_485
+MAX_PIXELS_TOGETHER: Final = 3 * MAX_PIXELS
+"""Decoded for one call. JPEGs count as the smaller ones that they are decoded to."""
 """Pillow's own limit against decompression bombs: 256 MiB of RGB."""
 
 MAX_SIDE: Final = 65_535
@@ -126,6 +128,8 @@ class PreparedImage:
     width: int
     """Of the upright image, in pixels."""
     height: int
+    decoded: int
+    """Pixels that were decoded: fewer than the image has, if its format offers it smaller."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,8 @@ def prepare(encoded: bytes, preprocessing: Preprocessing, *, exact: bool = False
         pixels = squash(decoded.image, preprocessing)
     except Exception as error:  # some modes are only found out to be odd when converted
         raise _damaged(error) from error
-    return PreparedImage(pixels, decoded.width, decoded.height)
+    across, down = decoded.image.size
+    return PreparedImage(pixels, decoded.width, decoded.height, across * down)
 
 
 def decode(encoded: bytes, least: int = 0) -> DecodedImage:
@@ -187,6 +192,17 @@ def decode(encoded: bytes, least: int = 0) -> DecodedImage:
         return DecodedImage(image, width, height)
     except Exception as error:  # decoders raise nearly anything on hostile bytes
         raise _damaged(error) from error
+
+
+def check_together(decoded: int) -> None:
+    """Check that another image of a call may be decoded, after so many pixels of those before.
+
+    Raises:
+        BadImageError: with the reason `too_many_pixels`.
+    """
+    if decoded > MAX_PIXELS_TOGETHER:
+        found = " together with the images before it"
+        raise BadImageError("too_many_pixels", _pixel_limit(found, MAX_PIXELS_TOGETHER))
 
 
 def squash(image: Image.Image, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -300,8 +316,8 @@ def _damaged(error: Exception) -> BadImageError:
     )
 
 
-def _pixel_limit(found: str = "") -> str:
-    return f"too many pixels{found}; at most {MAX_PIXELS} are allowed"
+def _pixel_limit(found: str = "", most: int = MAX_PIXELS) -> str:
+    return f"too many pixels{found}; at most {most} are allowed"
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

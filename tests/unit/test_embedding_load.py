@@ -1,5 +1,6 @@
 """The embedding service with too much to do, callers that leave and towers that break."""
 
+import io
 import queue
 import threading
 from typing import Any, NoReturn
@@ -8,11 +9,13 @@ import grpc
 import pytest
 import structlog
 from google.rpc import error_details_pb2
+from PIL import Image
 
 from cra.embedding.v1 import embedding_pb2 as pb
 from cra.embedding.v1 import embedding_pb2_grpc as pb_grpc
 from cra.services.embedding import servicer as servicer_module
 from cra.shared import budget, errors, rpc
+from cra.shared.model import pixels as pixels_module
 from cra.shared.model.pixels import PreparedImage, Preprocessing, prepare
 from tests.embedding import (
     BLUE,
@@ -133,6 +136,29 @@ def test_a_call_of_many_images_has_others_wait_for_few(
     assert one.result(SOON).results
     # Its decoder may be put aside for as long as the other one takes the next.
     assert decoded.index(picture(BLUE)) <= at_once + 1
+
+
+def test_pixels_of_a_call_are_bounded(own: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many decoded pixels the rest of a call's images are refused, with the limit.
+
+    A JPEG counts as the smaller one that it is decoded to.
+
+    Break: `decode` without `check_together`.
+    """
+    monkeypatch.setattr(pixels_module, "MAX_PIXELS_TOGETHER", 3 * 1000 * 1000)
+    own.servicer._at_once = 1
+    colour = Image.new("RGB", (1000, 1000), RED)
+    large = {}
+    for form in ("PNG", "JPEG"):
+        colour.save(buffer := io.BytesIO(), form)
+        large[form] = pb.ImageItem(encoded=buffer.getvalue())
+    request = pb.EmbedImagesRequest(items=[large["PNG"]] * 5)
+    results = own.stub.EmbedImages(request, timeout=SOON).results
+    assert [one.error.reason for one in results] == ["", "", "", "", "too_many_pixels"]
+    assert "images before it; at most 3000000 are allowed" in results[4].error.message
+    request = pb.EmbedImagesRequest(items=[large["JPEG"]] * 20)
+    results = own.stub.EmbedImages(request, timeout=SOON).results
+    assert not any(one.HasField("error") for one in results)
 
 
 def _images(

@@ -75,7 +75,8 @@ class EmbeddingServiceServicer:
 
     def EmbedImages(self, request, context):
         """EmbedImages encodes 1 to 64 images in at most 32 MiB. A bad image is answered by its own
-        error and never fails its neighbours.
+        error and never fails its neighbours. Encoded images after some that were decoded to over
+        268435455 pixels together are answered with too_many_pixels.
 
         FAILED_PRECONDITION: pixels prepared for another image tower; ask ListModels and prepare
         them again.

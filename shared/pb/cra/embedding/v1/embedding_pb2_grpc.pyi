@@ -46,7 +46,8 @@ class EmbeddingServiceStub:
     """
     EmbedImages: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.EmbedImagesRequest, _embedding_pb2.EmbedImagesResponse]
     """EmbedImages encodes 1 to 64 images in at most 32 MiB. A bad image is answered by its own
-    error and never fails its neighbours.
+    error and never fails its neighbours. Encoded images after some that were decoded to over
+    268435455 pixels together are answered with too_many_pixels.
 
     FAILED_PRECONDITION: pixels prepared for another image tower; ask ListModels and prepare
     them again.
@@ -72,7 +73,8 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     """
     EmbedImages: _aio.UnaryUnaryMultiCallable[_embedding_pb2.EmbedImagesRequest, _embedding_pb2.EmbedImagesResponse]  # type: ignore[assignment]
     """EmbedImages encodes 1 to 64 images in at most 32 MiB. A bad image is answered by its own
-    error and never fails its neighbours.
+    error and never fails its neighbours. Encoded images after some that were decoded to over
+    268435455 pixels together are answered with too_many_pixels.
 
     FAILED_PRECONDITION: pixels prepared for another image tower; ask ListModels and prepare
     them again.
@@ -107,7 +109,8 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_pb2.EmbedImagesResponse, _abc.Awaitable[_embedding_pb2.EmbedImagesResponse]]:
         """EmbedImages encodes 1 to 64 images in at most 32 MiB. A bad image is answered by its own
-        error and never fails its neighbours.
+        error and never fails its neighbours. Encoded images after some that were decoded to over
+        268435455 pixels together are answered with too_many_pixels.
 
         FAILED_PRECONDITION: pixels prepared for another image tower; ask ListModels and prepare
         them again.
