@@ -79,7 +79,9 @@ class SearchRequest(_message.Message):
     """
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Term]:
-        """More terms to add or, with a negative weight, to subtract; at most 16."""
+        """More terms to add or, with a negative weight, to subtract; at most 16. Their pictures are
+        decoded to at most 268435455 pixels together, JPEGs at a smaller size than their own.
+        """
 
     @_builtins.property
     def filter(self) -> Global___Filter: ...
