@@ -43,6 +43,8 @@ _OUR_FAULT: Final = {"DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE"}
 """Codes of calls that are errors in a trace: not those that tell a caller of its own mistake."""
 
 _ENDED: Final = "the call ended before its message was here"
+_MISSING: Final = "is missing"
+"""What else gRPC makes of some of these calls: as if their callers had ended their side."""
 
 _log = structlog.get_logger()
 
@@ -127,7 +129,7 @@ class _Arrivals:
         except StopIteration:
             if not context.is_active():  # so may a call end that was cancelled
                 raise DeadlineExceededError(_ENDED) from None
-            raise InvalidArgumentError("request", "is missing") from None
+            raise InvalidArgumentError("request", _MISSING) from None
         except grpc.RpcError as error:
             raise DeadlineExceededError(_ENDED) from error
         finally:
@@ -427,7 +429,10 @@ class _Call:
         if isinstance(error, ResourceExhaustedError):
             self._boundary.last_refusal = f"{self._method}: {error.message[:500]}"
             self._boundary.refused += 1
-        never_came = isinstance(error, DeadlineExceededError) and not self._admitted
+        never_came = not self._admitted and (
+            isinstance(error, DeadlineExceededError)
+            or (isinstance(error, InvalidArgumentError) and error.problem == _MISSING)
+        )
         # Of these there may be thousands a second, and each line costs.
         log = _log.debug if never_came or isinstance(error, ResourceExhaustedError) else _log.info
         code = rpc.code_of(error).name

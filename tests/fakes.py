@@ -90,6 +90,9 @@ class ColourEncoder:
                 results.append(ImageProblem(error.reason, error.message))
         return EncodedImages(results, self.fingerprint, "colours-1", EncodeTiming())
 
+    def begin(self, pixels: Sequence[bytes]) -> None:
+        """Do what a test has to be done, or raised, before these are encoded."""
+
     def embed_pixels(
         self,
         pixels: Sequence[bytes],
@@ -101,6 +104,7 @@ class ColourEncoder:
         if preprocessing != self.preprocessing.fingerprint:
             raise FailedPreconditionError("prepared for another image tower")
         self.batches.append(len(pixels))
+        self.begin(pixels)
         arrays = [np.frombuffer(data, np.uint8) for data in pixels]
         results: list[Vector | ImageProblem] = [vector_of(array) for array in arrays]
         return EncodedImages(results, self.fingerprint, "colours-1", EncodeTiming())

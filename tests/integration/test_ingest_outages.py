@@ -15,7 +15,6 @@ from cra.shared.adapters.object_store import S3ObjectStore
 from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.domain import ObjectDetails, ObjectRef
 from cra.shared.errors import DeadlineExceededError, UnavailableError
-from cra.shared.ports import EncodedImages, Priority
 from cra.shared.settings import Settings
 from tests import ingesting
 from tests.embedding import wait_until
@@ -36,13 +35,7 @@ def test_an_outage_keeps_the_work_in_line(world: World) -> None:
     world.ledger.add([A])
 
     class Down(ColourEncoder):
-        def embed_pixels(
-            self,
-            pixels: Sequence[bytes],
-            preprocessing: str,
-            priority: Priority,
-            timeout: float | None = None,
-        ) -> EncodedImages:
+        def begin(self, pixels: Sequence[bytes]) -> None:
             raise UnavailableError("down")
 
     down = world.make_synchronizer(Down(world.encoder.fingerprint))
@@ -59,17 +52,10 @@ class Poisoned(ColourEncoder):
 
     everything = False
 
-    def embed_pixels(
-        self,
-        pixels: Sequence[bytes],
-        preprocessing: str,
-        priority: Priority,
-        timeout: float | None = None,
-    ) -> EncodedImages:
-        """See `ports.Encoder`."""
+    def begin(self, pixels: Sequence[bytes]) -> None:
+        """See `ColourEncoder`."""
         if self.everything or any(np.frombuffer(one, np.uint8)[2] > 150 for one in pixels):
             raise UnavailableError("no answer")
-        return super().embed_pixels(pixels, preprocessing, priority, timeout)
 
 
 def test_an_object_that_always_fails_keeps_nobody_waiting_and_is_given_up(world: World) -> None:
@@ -166,25 +152,47 @@ def test_an_object_that_takes_workers_down_fails(world: World) -> None:
     assert world.ledger.waiting() == set()
 
 
+class Clock:
+    """Stands still, but when something takes its time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        clock = SimpleNamespace(time=time.time, time_ns=time.time_ns, monotonic=lambda: self.now)
+        for module in (sync, tasks):
+            monkeypatch.setattr(module, "time", clock)
+
+
+class Far(S3ObjectStore):
+    """A store where each object takes so long, and which notes what is read."""
+
+    def __init__(
+        self, settings: Settings, clock: Clock | None = None, seconds: float = 0.0
+    ) -> None:
+        super().__init__(settings)
+        self.read: list[ObjectRef] = []
+        self._clock, self._seconds = clock, seconds
+
+    def fetch(
+        self, ref: ObjectRef, check: Callable[[ObjectDetails], None] = lambda _: None
+    ) -> tuple[ObjectDetails, bytes] | None:
+        """See `ports.ObjectStore`."""
+        self.read.append(ref)
+        if self._clock is not None:
+            self._clock.now += self._seconds
+        return super().fetch(ref, check)
+
+
 class Slow(ColourEncoder):
     """An encoder that has time for so many images."""
 
     most = 3
     encoded = 0
 
-    def embed_pixels(
-        self,
-        pixels: Sequence[bytes],
-        preprocessing: str,
-        priority: Priority,
-        timeout: float | None = None,
-    ) -> EncodedImages:
-        """See `ports.Encoder`."""
+    def begin(self, pixels: Sequence[bytes]) -> None:
+        """See `ColourEncoder`."""
         if len(pixels) > self.most:
-            self.batches.append(len(pixels))
             raise DeadlineExceededError("no answer in time")
         self.encoded += len(pixels)
-        return super().embed_pixels(pixels, preprocessing, priority, timeout)
 
 
 def test_a_slow_encoder_is_given_fewer_images_at_once(world: World) -> None:
@@ -197,7 +205,8 @@ def test_a_slow_encoder_is_given_fewer_images_at_once(world: World) -> None:
     for ref in refs:
         world.put(ref, picture(RED))
     encoder = Slow(world.encoder.fingerprint)
-    slow, size = world.make_synchronizer(encoder), tasks.ClaimSize(32)
+    near = Far(world.settings)
+    slow, size = world.make_synchronizer(encoder, objects=near), tasks.ClaimSize(32)
     settings = world.settings.model_copy(update={"max_tries": 1})
     indexed = [0]
     while indexed[-1] < len(refs):
@@ -206,38 +215,12 @@ def test_a_slow_encoder_is_given_fewer_images_at_once(world: World) -> None:
         indexed.append(len(world.index()))
         assert len(indexed) < 30
     assert encoder.encoded == 24
+    assert len(near.read) == sum(encoder.batches)
     # Halved until they are few enough, then one more each time, until those are too many.
     assert encoder.batches[:6] == [24, 12, 6, 3, 4, 2]
     assert max(encoder.batches[4:]) == 4
     assert indexed[:5] == [0, 0, 0, 0, 3]
     assert world.ledger.failures() == []
-
-
-class Clock:
-    """Stands still, but when something takes its time."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        clock = SimpleNamespace(time=time.time, time_ns=time.time_ns, monotonic=lambda: self.now)
-        for module in (sync, tasks):
-            monkeypatch.setattr(module, "time", clock)
-
-
-class Far(S3ObjectStore):
-    """A store where each object takes so long."""
-
-    def __init__(self, settings: Settings, clock: Clock, seconds: float) -> None:
-        super().__init__(settings)
-        self.read: list[ObjectRef] = []
-        self._clock, self._seconds = clock, seconds
-
-    def fetch(
-        self, ref: ObjectRef, check: Callable[[ObjectDetails], None] = lambda _: None
-    ) -> tuple[ObjectDetails, bytes] | None:
-        """See `ports.ObjectStore`."""
-        self.read.append(ref)
-        self._clock.now += self._seconds
-        return super().fetch(ref, check)
 
 
 def test_what_there_is_no_time_to_read_goes_back_in_line(
@@ -325,16 +308,9 @@ def test_a_lease_lasts_while_a_batch_is_encoded(world: World) -> None:
     settings = world.settings.model_copy(update={"lease_seconds": 0.2})
 
     class Patient(ColourEncoder):
-        def embed_pixels(
-            self,
-            pixels: Sequence[bytes],
-            preprocessing: str,
-            priority: Priority,
-            timeout: float | None = None,
-        ) -> EncodedImages:
+        def begin(self, pixels: Sequence[bytes]) -> None:
             first = until()
             wait_until(lambda: until() > first)
-            return super().embed_pixels(pixels, preprocessing, priority, timeout)
 
     with redis.Redis.from_url(world.redis_url) as client:
 

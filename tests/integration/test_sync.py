@@ -18,7 +18,6 @@ from cra.shared.adapters.object_store import S3ObjectStore
 from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.domain import ObjectDetails, ObjectRef, StoredObject, Version
 from cra.shared.errors import AbortedError
-from cra.shared.ports import EncodedImages, Priority
 from cra.shared.settings import Settings
 from tests import ingesting
 from tests.fakes import ColourEncoder, picture
@@ -195,13 +194,7 @@ def test_interleaved_syncs_leave_the_truth(world: World, last: str) -> None:
 
         changed = False
 
-        def embed_pixels(
-            self,
-            pixels: Sequence[bytes],
-            preprocessing: str,
-            priority: Priority,
-            timeout: float | None = None,
-        ) -> EncodedImages:
+        def begin(self, pixels: Sequence[bytes]) -> None:
             if not self.changed:
                 self.changed = True
                 if last == "deleted":
@@ -209,7 +202,6 @@ def test_interleaved_syncs_leave_the_truth(world: World, last: str) -> None:
                 else:
                     world.put(A, picture(BLUE))
                 assert world.sync(A).done == [A]
-            return super().embed_pixels(pixels, preprocessing, priority, timeout)
 
     slow = world.make_synchronizer(Slow(world.encoder.fingerprint))
     assert slow.sync([A]).done == [A]

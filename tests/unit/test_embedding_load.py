@@ -1,7 +1,6 @@
 """The embedding service with too much to do, callers that leave and towers that break."""
 
 import io
-import queue
 import threading
 from typing import Any, NoReturn
 
@@ -84,38 +83,8 @@ def test_interactive_images_do_not_wait_for_bulk(own: Service) -> None:
     assert own.towers.batches[-1:] == [[GREEN] * 4]
 
 
-def test_what_nobody_waits_for_is_not_decoded(
-    own: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When the deadline of a call has passed, only those of its images are decoded that were begun.
-
-    Break: `decode` does not look at the deadline.
-    """
-    decoded: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    go = threading.Event()
-
-    def held(encoded: bytes, preprocessing: Preprocessing) -> PreparedImage:
-        decoded.put(encoded)
-        assert go.wait(SOON)
-        return prepare(encoded, preprocessing)
-
-    monkeypatch.setattr(servicer_module, "prepare", held)
-    request = pb.EmbedImagesRequest(items=[GOOD] * 20)
-    with pytest.raises(grpc.RpcError) as caught:
-        own.stub.EmbedImages(request, timeout=0.3)
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    go.set()
-    assert own.stub.EmbedImages(pb.EmbedImagesRequest(items=[GOOD]), timeout=SOON).results
-    assert decoded.qsize() <= budget.picture_decoders() + 1
-
-
-def test_a_call_of_many_images_has_others_wait_for_few(
-    own: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An image that comes is decoded after those which are in hand, not after all of a call.
-
-    Break: `_prepare` gives the decoders all of a call at once.
-    """
+def _held_decoding(monkeypatch: pytest.MonkeyPatch) -> tuple[list[bytes], threading.Event]:
+    """Return what is begun to be decoded, in order, and what lets it go on."""
     decoded: list[bytes] = []
     go = threading.Event()
 
@@ -125,6 +94,34 @@ def test_a_call_of_many_images_has_others_wait_for_few(
         return prepare(encoded, preprocessing)
 
     monkeypatch.setattr(servicer_module, "prepare", held)
+    return decoded, go
+
+
+def test_what_nobody_waits_for_is_not_decoded(
+    own: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the deadline of a call has passed, only those of its images are decoded that were begun.
+
+    Break: `decode` does not look at the deadline.
+    """
+    decoded, go = _held_decoding(monkeypatch)
+    request = pb.EmbedImagesRequest(items=[GOOD] * 20)
+    with pytest.raises(grpc.RpcError) as caught:
+        own.stub.EmbedImages(request, timeout=0.3)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    go.set()
+    assert own.stub.EmbedImages(pb.EmbedImagesRequest(items=[GOOD]), timeout=SOON).results
+    assert len(decoded) <= budget.picture_decoders() + 1
+
+
+def test_a_call_of_many_images_has_others_wait_for_few(
+    own: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image that comes is decoded after those which are in hand, not after all of a call.
+
+    Break: `_prepare` gives the decoders all of a call at once.
+    """
+    decoded, go = _held_decoding(monkeypatch)
     at_once = budget.picture_decoders()
     many = _images(own, RED, pb.PRIORITY_INTERACTIVE, 20)
     wait_until(lambda: len(decoded) == at_once)
