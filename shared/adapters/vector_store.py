@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import grpc
 import numpy as np
@@ -18,6 +18,7 @@ from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from cra.shared import rpc, tracing
+from cra.shared.adapters.milvus_search import RECORD, VECTOR, Alike, Hit, Searcher
 from cra.shared.adapters.together import Together
 from cra.shared.domain import (
     ImageRecord,
@@ -61,10 +62,6 @@ _ERRORS: Final = DEPENDENCY_ERRORS.labels("milvus")
 _COLLECTION_MISSING = 100
 SCHEMA: Final = 2
 """Part of a collection's name: another schema is another collection, filled from the bucket."""
-
-_RECORD: Final = ["record"]
-"""What an answer is made of lies in one field: with nine for each of 36 hits a search took 2.5 ms
-instead of 1.8."""
 
 
 def collection_name(image_tower: str) -> str:
@@ -115,15 +112,6 @@ def expression(where: SearchFilter) -> str:
     return " and ".join(parts)
 
 
-class _Alike(NamedTuple):
-    """What searches have in common that can go as one."""
-
-    collection: str
-    limit: int
-    expression: str
-    with_vectors: bool
-
-
 class MilvusVectorStore:
     """Milvus, as a server or as Lite's server; see `ports.VectorStore`."""
 
@@ -132,7 +120,7 @@ class MilvusVectorStore:
         self._token = settings.milvus_token.get_secret_value()
         self._timeout = settings.milvus_timeout
         self._lock = threading.Lock()
-        self._connected: MilvusClient | None = None
+        self._connected: tuple[MilvusClient, Searcher] | None = None
         self._searches = Together(self._search, SEARCHES_TOGETHER)
         self._segments: dict[str, tuple[float, list[int]]] = {}
 
@@ -140,7 +128,7 @@ class MilvusVectorStore:
         """Close the connection."""
         with self._lock:
             if self._connected is not None:
-                self._connected.close()
+                self._connected[0].close()
                 self._connected = None
 
     def ensure_collection(self, image_tower: str, dimension: int) -> None:
@@ -204,12 +192,12 @@ class MilvusVectorStore:
         *,
         with_vectors: bool = False,
     ) -> list[ScoredImage]:
-        alike = _Alike(collection_name(image_tower), limit, expression(where), with_vectors)
+        alike = Alike(collection_name(image_tower), limit, expression(where), with_vectors)
         with tracing.span("milvus search", kind="CLIENT", limit=limit):
             return self._searches(alike, vector)
 
     def fetch(self, image_tower: str, refs: Sequence[ObjectRef]) -> list[IndexedImage]:
-        rows = self._query(image_tower, refs, [*_RECORD, "vector"], "Bounded")
+        rows = self._query(image_tower, refs, [RECORD, VECTOR], "Bounded")
         return [_image(row) for row in rows]
 
     def sample(
@@ -241,7 +229,7 @@ class MilvusVectorStore:
         return int(row["count(*)"])
 
     def records(self, image_tower: str, refs: Sequence[ObjectRef]) -> list[ImageRecord]:
-        return [_record(row) for row in self._query(image_tower, refs, _RECORD, "Strong")]
+        return [_record(row[RECORD]) for row in self._query(image_tower, refs, [RECORD], "Strong")]
 
     def entries(self, image_tower: str) -> Iterator[IndexEntry]:
         for row in self._every(image_tower, ["bucket", "key", "etag", "modified_at"], 1000):
@@ -250,7 +238,7 @@ class MilvusVectorStore:
             )
 
     def images(self, image_tower: str) -> Iterator[IndexedImage]:
-        for row in self._every(image_tower, [*_RECORD, "vector"], IMAGES_READ_TOGETHER):
+        for row in self._every(image_tower, [RECORD, VECTOR], IMAGES_READ_TOGETHER):
             yield _image(row)
 
     def _every(self, image_tower: str, fields: list[str], together: int) -> Iterator[Any]:
@@ -272,21 +260,12 @@ class MilvusVectorStore:
             iterator.close()
 
     def _search(
-        self, alike: "_Alike", vectors: Sequence[Vector], left: float
+        self, alike: Alike, vectors: Sequence[Vector], left: float
     ) -> list[list[ScoredImage]]:
         ef = self._ef(alike.collection, alike.limit)
-        found = self._call(
-            "search",
-            alike.collection,
-            [vector.tolist() for vector in vectors],
-            limit=alike.limit,
-            filter=alike.expression,
-            output_fields=[*_RECORD, "vector"] if alike.with_vectors else _RECORD,
-            search_params={"metric_type": "COSINE", "params": {"ef": ef}},
-            # Bounded: Strong waits 200 ms and more for writes that no caller of ours waits for.
-            consistency_level="Bounded",
-            timeout=min(left, self._timeout),
-        )
+        _, searcher = self._connection()
+        seconds = min(left, self._timeout)
+        found = self._ask(lambda: searcher(alike, ef, vectors, seconds))
         return [_ranked(hits) for hits in found]
 
     def _ef(self, name: str, limit: int) -> int:
@@ -326,24 +305,31 @@ class MilvusVectorStore:
         if timeout is None:
             rpc.check_caller()
             timeout = rpc.time_left(self._timeout)
+        return self._ask(lambda: getattr(client, method)(*args, timeout=timeout, **kwargs))
+
+    def _ask(self, function: Any) -> Any:
         try:
-            return _translate(lambda: getattr(client, method)(*args, timeout=timeout, **kwargs))
+            return _translate(function)
         except UnavailableError:
             rpc.check_caller()  # it may be only that its caller gave it no more time
             raise
 
     def _client(self) -> MilvusClient:
+        return self._connection()[0]
+
+    def _connection(self) -> tuple[MilvusClient, Searcher]:
         if not self._lock.acquire(timeout=rpc.time_left(self._timeout)):
             rpc.check_caller()
             raise UnavailableError("Milvus does not answer: a connection is still being made")
         try:
             if self._connected is None:
                 seconds = max(LEAST, rpc.time_left(min(self._timeout, CONNECTS_WITHIN)))
-                self._connected = _translate(
+                client = _translate(
                     lambda: MilvusClient(
                         uri=self._uri, token=self._token, timeout=seconds, dedicated=True
                     )
                 )
+                self._connected = client, Searcher(client)
             return self._connected
         finally:
             self._lock.release()
@@ -365,17 +351,9 @@ def _translate(function: Any) -> Any:
         raise UnavailableError(f"Milvus does not answer: {error.code().name}") from error
 
 
-def _ranked(hits: Any) -> list[ScoredImage]:
-    images = [
-        ScoredImage(_record(hit["entity"]), float(hit["distance"]), _vector(hit["entity"]))
-        for hit in hits
-    ]
+def _ranked(hits: Sequence[Hit]) -> list[ScoredImage]:
+    images = [ScoredImage(_record(hit.record), hit.score, hit.vector) for hit in hits]
     return sorted(images, key=lambda image: (-image.score, image.record.ref.image_id))
-
-
-def _vector(found: Any) -> Vector | None:
-    vector = found.get("vector")
-    return None if vector is None else np.asarray(vector, dtype=np.float32)
 
 
 def _hex(text: str) -> str:
@@ -419,11 +397,10 @@ def _row(image: IndexedImage) -> dict[str, Any]:
 
 
 def _image(row: Any) -> IndexedImage:
-    return IndexedImage(_record(row), np.asarray(row["vector"], dtype=np.float32))
+    return IndexedImage(_record(row[RECORD]), np.asarray(row["vector"], dtype=np.float32))
 
 
-def _record(found: Any) -> ImageRecord:
-    row = found["record"]
+def _record(row: Any) -> ImageRecord:
     return ImageRecord(
         ref=ObjectRef(row["bucket"], row["key"]),
         version=Version(row["etag"], row["modified_at"]),
