@@ -137,9 +137,7 @@ class SearchEngine:
         encoded = self._encode(query, served, last.text_release if last else query.text_release)
         release = encoded.text_release
         rpc.check_caller()
-        start = time.perf_counter()
-        page, more = self._page(query, tower, encoded.vector, last)
-        took = time.perf_counter() - start
+        page, more, took = self._page(query, tower, encoded.vector, last)
         token = ""
         if more:
             end = page[-1]
@@ -195,15 +193,16 @@ class SearchEngine:
 
     def _page(
         self, query: Query, tower: str, vector: Vector, last: Position | None
-    ) -> tuple[list[RankedImage], bool]:
-        """Return the hits after `last`, and whether there are more."""
+    ) -> tuple[list[RankedImage], bool, float]:
+        """Return the hits after `last`, whether there are more, and how long the index took."""
         scale = self._scale(query, tower, vector)
         seen = last.rank if last else 0
         room = min(query.top_k, MAX_RESULTS - seen)
         after = (-last.score, last.image_id) if last else None
+        ranked, took = self._ranked(query, tower, vector, scale, seen + room)
         rest = [
             (image, copies)
-            for image, copies in self._ranked(query, tower, vector, scale, seen + room)
+            for image, copies in ranked
             if after is None or (-image.score, image.record.ref.image_id) > after
         ]
         page = [
@@ -217,7 +216,7 @@ class SearchEngine:
             for number, (image, copies) in enumerate(rest[:room], start=1)
         ]
         more = len(rest) > room and seen + room < MAX_RESULTS
-        return page, more
+        return page, more, took
 
     def _scale(self, query: Query, tower: str, vector: Vector) -> Scale | None:
         """Return what the query gives to images at random that its caller may see."""
@@ -234,8 +233,11 @@ class SearchEngine:
 
     def _ranked(
         self, query: Query, tower: str, vector: Vector, scale: Scale | None, count: int
-    ) -> list[tuple[ScoredImage, tuple[str, ...]]]:
-        """Return over `count` hits from the top, if there are so many, each with its copies."""
+    ) -> tuple[list[tuple[ScoredImage, tuple[str, ...]]], float]:
+        """Return over `count` hits from the top, if there are so many, each with its copies.
+
+        And the seconds that the index took to find them.
+        """
         left_out = () if query.include_query_images else _image_refs(query.terms)
 
         def is_hit(image: ScoredImage) -> bool:
@@ -251,24 +253,30 @@ class SearchEngine:
 
         limit = count + len(left_out) + TIES
         if not query.fold_duplicates:
+            start = time.perf_counter()
             found = self._vectors.search(tower, vector, limit, query.where)
-            return [(image, ()) for image in found if is_hit(image)]
+            took = time.perf_counter() - start
+            return [(image, ()) for image in found if is_hit(image)], took
         most = MAX_RESULTS + len(left_out) + TIES
+        took = 0.0
         while True:
             limit = min(2 * limit, most)  # how many of them are copies is not known before
+            start = time.perf_counter()
             found = self._vectors.search(tower, vector, limit, query.where, with_vectors=True)
+            took += time.perf_counter() - start
             hits = [image for image in found if is_hit(image)]
             groups = fold(np.array([image.vector for image in hits]))
             all_seen = len(found) < limit or not is_hit(found[-1])
             if len(groups) > count or all_seen or limit == most:
                 break
-        return [
+        ranked = [
             (
                 hits[best],
                 tuple(hits[place].record.ref.image_id for place in copies[:MAX_DUPLICATES]),
             )
             for best, *copies in groups
         ]
+        return ranked, took
 
     def _encode(self, query: Query, served: Served, named: str) -> _EncodedQuery:
         """Return the unit vector of the weighted sum of the terms.

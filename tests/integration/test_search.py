@@ -10,6 +10,7 @@ import pytest
 
 from cra.search.v1 import search_pb2 as pb
 from cra.search.v1 import search_pb2_grpc as pb_grpc
+from cra.services.gateway.background import Backgrounds, Drawn
 from cra.services.gateway.paging import PageTokens
 from cra.services.gateway.query_cache import QueryCache
 from cra.services.gateway.search import SearchEngine
@@ -138,6 +139,24 @@ def test_text_finds_its_picture(client: SearchClient) -> None:
     assert response.request_id
     scores = [hit.score for hit in response.hits]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_the_time_of_the_search_is_that_of_the_index_alone(
+    client: SearchClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the gateway makes of the hits, and slowly, counts in the total and not in the search.
+
+    Broken on purpose: with the clock around the whole page, the search takes as long.
+    """
+    slow, scale_of = threading.Event(), Backgrounds.of
+
+    def scale_slowly(self: Backgrounds, image_tower: str, scope: tuple[str, ...]) -> Drawn | None:
+        slow.wait(0.5)
+        return scale_of(self, image_tower, scope)
+
+    monkeypatch.setattr(Backgrounds, "of", scale_slowly)
+    timing = client.search("红").timing
+    assert 0 < timing.search.ToNanoseconds() < timing.total.ToNanoseconds() - 0.5e9
 
 
 def test_image_finds_itself(client: SearchClient) -> None:
