@@ -210,23 +210,27 @@ def _response(request_id: str, ranking: Ranking, total: float) -> pb.SearchRespo
 
 def _add_hit(response: pb.SearchResponse, hit: RankedImage) -> None:
     record = hit.image.record
+    ref = record.ref
+    # Field by field and in its place: what is made elsewhere is copied, and arguments by name and
+    # `update` are more Python, which is cold when a query comes to it.
+    added = response.hits.add()
+    added.rank = hit.rank
+    added.image_id = ref.image_id
+    added.score = max(-1.0, min(1.0, hit.image.score))
+    added.bucket = ref.bucket
+    added.key = ref.key
+    added.etag = record.version.etag
+    added.width = record.width
+    added.height = record.height
+    added.url = hit.url
+    if hit.relevance is not None:
+        added.relevance = hit.relevance
     milliseconds = round(record.ingested_at * 1000)
-    # In its place: what is made elsewhere is copied there.
-    added = response.hits.add(
-        rank=hit.rank,
-        image_id=record.ref.image_id,
-        score=max(-1.0, min(1.0, hit.image.score)),
-        bucket=record.ref.bucket,
-        key=record.ref.key,
-        etag=record.version.etag,
-        width=record.width,
-        height=record.height,
-        url=hit.url,
-        relevance=hit.relevance,
-    )
-    added.ingested_at.seconds = milliseconds // 1000
-    added.ingested_at.nanos = milliseconds % 1000 * 1_000_000
-    if record.metadata:
-        added.metadata.update(record.metadata)
+    ingested_at = added.ingested_at
+    ingested_at.seconds = milliseconds // 1000
+    ingested_at.nanos = milliseconds % 1000 * 1_000_000
+    metadata = added.metadata
+    for name, value in record.metadata.items():
+        metadata[name] = value
     if hit.duplicates:
         added.duplicates.extend(hit.duplicates)
