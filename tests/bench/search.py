@@ -29,6 +29,9 @@ IMAGES = 10_000
 CALLS = 40
 """Of each in a round, whose median counts."""
 CALLERS = 32
+FEWER = (1, 2, 4, 8, 16)
+MORE = 48
+"""Callers: with each number throughput grows until the cores are full, and stays there."""
 WARM_UP = 2.0
 """Seconds of a round that do not count: connections are made."""
 SECONDS = 8.0
@@ -51,7 +54,12 @@ def run(rounds: int) -> list[Comparison]:
         fill(store, image_tower, IMAGES)
         with peer.stopped():
             found = _alone(rounds, stack, store, image_tower)
-        return [*found, *_together(rounds, stack, peer), *_shares(stack)]
+        return [
+            *found,
+            *_together(rounds, stack, peer),
+            _by_callers(rounds, stack),
+            *_shares(stack),
+        ]
 
 
 def _alone(
@@ -135,7 +143,7 @@ def _together(rounds: int, stack: Stack, peer: infinity.Infinity) -> list[Compar
     for number in range(rounds):
         with peer.stopped():
             before = _batched(text_tower)
-            taken = _load(number, lambda: SearchClient.of(stack.settings, timeout=30))
+            taken = _load(number, partial(SearchClient.of, stack.settings, timeout=30))
             batched.append((before + _batched(text_tower)) / 2)
         ours.append(SECONDS / len(taken) * 1000)
         middles.append(statistics.median(taken))
@@ -153,6 +161,31 @@ def _together(rounds: int, stack: Stack, peer: infinity.Infinity) -> list[Compar
         Comparison(title, ours, theirs, f"infinity {infinity.VERSION}, encoding alone", "ms", 2.0),
         Comparison(f"p99 of {CALLERS} callers", tails, middles, "their p50", "ms", 1 / 5, {}),
     ]
+
+
+def _by_callers(rounds: int, stack: Stack) -> Comparison:
+    """Compare the most callers with the best of fewer; numbers take turns."""
+    counts = (*FEWER, CALLERS, MORE)
+    taken: dict[int, list[float]] = {count: [] for count in counts}
+    connect = partial(SearchClient.of, stack.settings, timeout=30)
+    for number in range(rounds):
+        for count in counts:
+            answered = len(_load(number, connect, count))
+            taken[count].append(SECONDS / answered * 1000)
+    rates = {count: 1000 / statistics.median(found) for count, found in taken.items()}
+    return Comparison(
+        f"a Search of {MORE} callers at once",
+        taken[MORE],
+        [min(of_round) for of_round in zip(*(taken[count] for count in counts[:-1]), strict=True)],
+        "the best of fewer callers",
+        "ms",
+        0.9,
+        {
+            "queries a second of " + ", ".join(map(str, counts)) + " callers": ", ".join(
+                f"{rate:.0f}" for rate in rates.values()
+            )
+        },
+    )
 
 
 class _Peer:
@@ -180,8 +213,10 @@ def _batched(text_tower: OpenVinoTextTower) -> float:
     return min(statistics.median(found) for found in taken.values())
 
 
-def _load(number: int, connect: Callable[[], SearchClient | _Peer]) -> list[float]:
-    """Have the callers ask for a while; return how long each call took, in milliseconds.
+def _load(
+    number: int, connect: Callable[[], SearchClient | _Peer], callers: int = CALLERS
+) -> list[float]:
+    """Have callers ask for a while; return how long each call took, in milliseconds.
 
     Raises:
         Exception: what the first call that failed raised.
@@ -202,8 +237,8 @@ def _load(number: int, connect: Callable[[], SearchClient | _Peer]) -> list[floa
                 if now > begin:
                     taken.append(took * 1000)
 
-    with ThreadPoolExecutor(CALLERS) as pool:
-        list(pool.map(ask, range(CALLERS)))
+    with ThreadPoolExecutor(callers) as pool:
+        list(pool.map(ask, range(callers)))
     return taken
 
 
