@@ -1,8 +1,8 @@
 """The search of Milvus, on pymilvus's connection, in as little Python as it takes.
 
 `MilvusClient.search` makes and reads messages in Python that has left the processor's caches when a
-query comes to it, for the encoder's weights have taken its place (docs/performance.md). What is
-sent and how it is tried again are the same; a test holds both side by side.
+query comes to it, for the encoder's weights have taken its place (docs/performance.md). Message,
+database, credentials and how it is tried again are the same; a test holds both side by side.
 """
 
 import base64
@@ -16,6 +16,7 @@ import orjson
 from pymilvus import MilvusClient
 from pymilvus.client.utils import check_status
 from pymilvus.decorators import retry_on_rpc_failure
+from pymilvus.exceptions import MilvusException
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, milvus_pb2_grpc
 
 from cra.shared.domain import Vector
@@ -62,8 +63,8 @@ class Searcher:
         if config.token:
             token = base64.b64encode(config.token.encode()).decode()
             self._metadata.append(("authorization", token))
-        self._channel: object = None
-        self._stub: Any = None
+        self._made: tuple[Any, Any] = (None, None)
+        """A channel and the stub on it; set at once, since many threads search."""
 
     def __call__(
         self, alike: Alike, ef: int, vectors: Sequence[Vector], seconds: float
@@ -74,21 +75,23 @@ class Searcher:
             alike: the collection, the number of hits and the rest.
             ef: candidates that HNSW keeps in each segment.
             vectors: what to look for.
-            seconds: that it may take, with all tries.
+            seconds: that each try may take; none begins later.
 
         Raises:
-            MilvusException: Milvus refuses it, or does not answer for so long.
-            grpc.RpcError: what is not tried again.
+            MilvusException: Milvus refuses it, or could not be reached for so long.
+            grpc.RpcError: it does not answer in time, or what else is not tried again.
         """
         found = _search(self._handler, self._ask, request_of(alike, ef, vectors), timeout=seconds)
         return _hits(found.results)
 
     def _ask(self, request: Any, seconds: float) -> Any:
         # The channel itself: each of pymilvus's interceptors makes the method anew for every call.
-        channel = self._handler._channel
-        if channel is not self._channel:
-            self._stub, self._channel = milvus_pb2_grpc.MilvusServiceStub(channel), channel
-        return self._stub.Search(request, timeout=seconds, metadata=self._metadata)
+        channel, made = self._handler._channel, self._made
+        if channel is None:
+            raise MilvusException(message="the connection was closed")
+        if made[0] is not channel:
+            made = self._made = channel, milvus_pb2_grpc.MilvusServiceStub(channel)
+        return made[1].Search(request, timeout=seconds, metadata=self._metadata)
 
 
 @retry_on_rpc_failure()  # type: ignore[untyped-decorator]

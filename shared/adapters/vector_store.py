@@ -300,11 +300,10 @@ class MilvusVectorStore:
             consistency_level=consistency,
         )
 
-    def _call(self, method: str, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         client = self._client()
-        if timeout is None:
-            rpc.check_caller()
-            timeout = rpc.time_left(self._timeout)
+        rpc.check_caller()
+        timeout = rpc.time_left(self._timeout)
         return self._ask(lambda: getattr(client, method)(*args, timeout=timeout, **kwargs))
 
     def _ask(self, function: Any) -> Any:

@@ -142,7 +142,17 @@ def test_a_lost_connection_is_made_anew(milvus: tuple[_Milvus, MilvusClient]) ->
     assert search(Alike("cra2_tower", 28, "", False), 128, VECTORS, 5.0)
     assert len(server.searches) == 3
     assert server.connections == before + 1
-    assert search._channel is client._get_connection()._channel
+    channel, stub = search._made
+    assert channel is client._get_connection()._channel
+    assert stub.Search._channel is channel._channel
+
+
+def test_a_closed_connection_says_so(milvus: tuple[_Milvus, MilvusClient]) -> None:
+    """A search on a client that was closed is refused in words."""
+    search = Searcher(milvus[1])
+    milvus[1].close()
+    with pytest.raises(MilvusException, match="the connection was closed"):
+        search(Alike("cra2_tower", 28, "", False), 128, VECTORS, 5.0)
 
 
 def test_a_refusal_is_raised_with_its_code(milvus: tuple[_Milvus, MilvusClient]) -> None:
