@@ -61,12 +61,13 @@ class Together(Generic[Key, Item, Result]):
         call: is given what its items have in common, the items and the seconds that it may take
             (`math.inf` if nobody said), and returns one result for each.
         most: items in one call.
+        name: of what is called, for whoever it has kept too long.
     """
 
     def __init__(
-        self, call: Callable[[Key, Sequence[Item], float], Sequence[Result]], most: int
+        self, call: Callable[[Key, Sequence[Item], float], Sequence[Result]], most: int, name: str
     ) -> None:
-        self._call, self._most = call, most
+        self._call, self._most, self._name = call, most, name
         self._lock = threading.Lock()
         self._lines: dict[Key, list[_Waiting[Item, Result]]] = {}
         """Who waits; there is a line, if an empty one, while a call is under way."""
@@ -106,7 +107,7 @@ class Together(Generic[Key, Item, Result]):
             line = self._lines.get(key, [])
             if mine in line:
                 line.remove(mine)
-        raise _too_late()
+        raise self._too_late()
 
     def _lead(self, key: Key, first: _Waiting[Item, Result]) -> None:
         """Call for the first and those behind it, then let the next one lead."""
@@ -131,7 +132,7 @@ class Together(Generic[Key, Item, Result]):
 
     def _is_gone(self, one: _Waiting[Item, Result]) -> bool:
         if one.left <= 0:
-            one.error = _too_late()
+            one.error = self._too_late()
         return one.done
 
     def _call_for(
@@ -149,7 +150,7 @@ class Together(Generic[Key, Item, Result]):
         except BaseException as error:  # raised again by each that it concerns
             late = [one for one in batch if one.left <= LATE]
             for one in late:
-                one.error = _too_late()
+                one.error = self._too_late()
                 one.error.__cause__ = error
             others = [one for one in batch if one not in late]
             if late and others:
@@ -161,6 +162,5 @@ class Together(Generic[Key, Item, Result]):
                     one.error = error
         return []
 
-
-def _too_late() -> DeadlineExceededError:
-    return DeadlineExceededError("the deadline passed before the answer was ready")
+    def _too_late(self) -> DeadlineExceededError:
+        return DeadlineExceededError(f"the deadline passed before {self._name} answered")

@@ -121,7 +121,7 @@ class MilvusVectorStore:
         self._timeout = settings.milvus_timeout
         self._lock = threading.Lock()
         self._connected: tuple[MilvusClient, Searcher] | None = None
-        self._searches = Together(self._search, SEARCHES_TOGETHER)
+        self._searches = Together(self._search, SEARCHES_TOGETHER, "Milvus")
         self._segments: dict[str, tuple[float, list[int]]] = {}
 
     def close(self) -> None:
@@ -340,7 +340,8 @@ def _translate(function: Any) -> Any:
     except MilvusException as error:
         if error.code == _COLLECTION_MISSING:
             raise FailedPreconditionError(
-                "there is no collection for this image tower; nothing was ever indexed with it"
+                "there is no collection for this image tower: nothing was indexed with it, or it "
+                "was lost"
             ) from error
         _ERRORS.inc()
         raise UnavailableError(f"Milvus: {error.message}") from error

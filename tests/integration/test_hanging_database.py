@@ -32,8 +32,8 @@ def test_a_search_ends_by_its_deadline_while_the_database_hangs(
 ) -> None:
     """20 searches at once are all told within moments of their own two seconds.
 
-    Of a deadline that is longer than Milvus may take, the error names Milvus. When it goes on, so
-    do searches. Broken on purpose: without `left` in the timeout of `_search`, the gateway's
+    Each error names Milvus, also of a deadline that is longer than that may take. When it goes on,
+    so do searches. Broken on purpose: without `left` in the timeout of `_search`, the gateway's
     threads are held for up to three times `CRA_MILVUS_TIMEOUT`.
     """
     uri, pid = stopping
@@ -47,12 +47,15 @@ def test_a_search_ends_by_its_deadline_while_the_database_hangs(
             engine_calls = store._searches
             os.killpg(pid, signal.SIGSTOP)
 
+            told: list[str] = []
+
             def search(seconds: float) -> tuple[type[CraError] | None, float]:
                 began = time.monotonic()
                 client._timeout = seconds
                 try:
                     client.search("红")
                 except CraError as error:
+                    told.append(error.message)
                     return type(error), time.monotonic() - began
                 return None, time.monotonic() - began
 
@@ -69,5 +72,7 @@ def test_a_search_ends_by_its_deadline_while_the_database_hangs(
             kind, took = search(20.0)
             assert kind is UnavailableError
             assert took < 10
+            assert len(told) == 21
+            assert all("Milvus" in message for message in told)
             os.killpg(pid, signal.SIGCONT)
             wait_until(lambda: search(20.0)[0] is None, "it is found again", 20)

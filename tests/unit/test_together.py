@@ -36,7 +36,7 @@ def test_those_that_come_meanwhile_go_together() -> None:
     Broken on purpose: without the line every call goes alone, and there are nine batches.
     """
     held = Held()
-    together = Together(held, most=5)
+    together = Together(held, most=5, name="the test")
     with ThreadPoolExecutor(9) as pool:
         first = pool.submit(together, "a", 10)
         wait_until(lambda: held.batches == [("a", [10])], "the first has gone alone", 20)
@@ -52,7 +52,7 @@ def test_those_that_come_meanwhile_go_together() -> None:
 def test_other_kinds_do_not_wait() -> None:
     """A call of another kind goes at once, however long one of the first kind takes."""
     held = Held()
-    together = Together(held, most=5)
+    together = Together(held, most=5, name="the test")
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(together, kind, 3) for kind in "ab"]
         wait_until(lambda: len(held.batches) == 2, "both are under way", 20)
@@ -66,7 +66,7 @@ def test_an_error_reaches_each_it_concerns_and_nobody_else() -> None:
     Broken on purpose: with `one.error = error` for all of a batch, 2 fails with -1.
     """
     held = Held()
-    together = Together(held, most=2)
+    together = Together(held, most=2, name="the test")
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(together, "a", 1)
         wait_until(lambda: len(held.batches) == 1, "the first has gone", 20)
@@ -101,11 +101,11 @@ def test_a_deadline_ends_the_wait_in_line() -> None:
     Broken on purpose: with `mine.woken.wait()`, without the time that is left, it waits for ever.
     """
     held = Held()
-    together = Together(held, most=5)
+    together = Together(held, most=5, name="the test")
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(together, "a", 1)
         wait_until(lambda: len(held.batches) == 1, "the first has gone", 20)
-        with pytest.raises(DeadlineExceededError):
+        with pytest.raises(DeadlineExceededError, match="before the test answered"):
             pool.submit(_asked_by(0.05), together, "a", 2).result(20)
         assert not first.done()
         third = pool.submit(together, "a", 3)
@@ -118,7 +118,7 @@ def test_a_deadline_ends_the_wait_in_line() -> None:
 def test_who_has_hung_up_is_not_called_for() -> None:
     """An item whose caller is gone leaves the line when its turn comes, even at its head."""
     held = Held()
-    together = Together(held, most=5)
+    together = Together(held, most=5, name="the test")
     gone = threading.Event()
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(together, "a", 1)
@@ -155,7 +155,7 @@ def test_one_who_is_short_of_time_fails_nobody_else() -> None:
             raise UnavailableError("no answer")
         return [item * item for item in items]
 
-    together = Together(call, most=5)
+    together = Together(call, most=5, name="the test")
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(together, "a", 1)
         assert entered.wait(20)
@@ -176,7 +176,9 @@ def test_one_who_is_short_of_time_fails_nobody_else() -> None:
 
 def test_many_at_once() -> None:
     """Of 2,000 calls by 32 threads each has its own result, and none waits for ever."""
-    together = Together[str, int, int](lambda _, items, __: [n * n for n in items], most=16)
+    together = Together[str, int, int](
+        lambda _, items, __: [n * n for n in items], most=16, name="the test"
+    )
     with ThreadPoolExecutor(32) as pool:
         assert list(pool.map(lambda n: together("a", n), range(2000), timeout=60)) == [
             n * n for n in range(2000)
