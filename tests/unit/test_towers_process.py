@@ -171,8 +171,18 @@ def _share_of_the_lowest(pid: int, encode: Callable[[], object]) -> float:
             found[is_low] += int((thread / "schedstat").read_text().split()[0])
         return found
 
+    def at_rest() -> bool:
+        """Tell whether no thread of the lowest class still has to end what it did before."""
+        states = [
+            (thread / "stat").read_text().rpartition(")")[2].split()[0]
+            for thread in Path(f"/proc/{pid}/task").iterdir()
+            if os.sched_getscheduler(int(thread.name)) == os.SCHED_IDLE
+        ]
+        return all(state == "S" for state in states)
+
     for _ in range(4):  # each lane has done it before
         encode()
+    wait_until(at_rest)
     before = worked()
     for _ in range(8):
         encode()
