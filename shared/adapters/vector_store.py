@@ -397,7 +397,7 @@ def _row(image: IndexedImage) -> dict[str, Any]:
 
 
 def _image(row: Any) -> IndexedImage:
-    return IndexedImage(_record(row[RECORD]), np.asarray(row["vector"], dtype=np.float32))
+    return IndexedImage(_record(row[RECORD]), np.asarray(row[VECTOR], dtype=np.float32))
 
 
 def _record(row: Any) -> ImageRecord:

@@ -21,9 +21,10 @@ import pillow_heif
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 MAX_PIXELS: Final = 89_478_485
+"""Pillow's own limit against decompression bombs: 256 MiB of RGB."""
+
 MAX_PIXELS_TOGETHER: Final = 3 * MAX_PIXELS
 """Decoded for one call. JPEGs count as the smaller ones that they are decoded to."""
-"""Pillow's own limit against decompression bombs: 256 MiB of RGB."""
 
 MAX_SIDE: Final = 65_535
 """JPEG's own limit. A resize needs memory in proportion to the side: a PNG of one row and 90 KB

@@ -1,4 +1,4 @@
-"""`Search` over gRPC: alone, cached, and with 32 callers, against its parts and infinity."""
+"""`Search` over gRPC: alone, cached, and with up to 48 callers, against its parts and infinity."""
 
 import contextlib
 import itertools
