@@ -231,9 +231,11 @@ def index(settings: Settings, facts: Facts) -> Iterator[Finding]:
             "cra failures lists them with the reasons, cra failures --retry tries again",
         )
     if status.unaccounted:
+        # Of a few, the next reconcile takes care; where nothing is indexed, no search finds any.
+        lost = not status.indexed and not status.waiting
         yield Finding(
             part,
-            State.WARNING,
+            State.WRONG if lost else State.WARNING,
             f"unaccounted: {count(status.unaccounted, 'object')}",
             "cra reconcile",
         )

@@ -125,7 +125,7 @@ def _short(value: Any) -> str:
     "trace",
     epilog=examples(
         "cra trace Search             # the last queries",
-        "cra trace photos/gate.jpg    # what became of this image",
+        "cra trace images/gate.jpg    # what became of this image",
         "cra trace 4bf92f3577b34da6   # the trace of a log line",
     ),
 )

@@ -5,6 +5,7 @@ Exits with 1 if something that it measured is not as asked.
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
+    # What was started ends with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "benchmarks.json"
     sections: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}

@@ -46,6 +46,8 @@ class Desk:
             file.write_bytes(photograph(700 + number))
         pairs = folder / "pairs"
         shutil.copytree(folder / "photos", pairs)
+        # The first of rendered buildings.
+        (folder / "photos/test-000000.jpg").write_bytes(photograph(702))
         rows = [
             {"file": "gate.jpg", "caption": "红色的大门", "group": "gate"},
             {"file": "tang/hall.jpg", "caption": "唐代大殿", "group": "hall"},
@@ -138,12 +140,14 @@ def _lacks(command: str) -> bool:
 def desk(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """A desk, and the stack as it was before afterwards."""
     desk = Desk(tmp_path_factory.mktemp("desk"), stack)
-    stack.put("gate.jpg", photograph(700))
-    stack.follows(photograph(700), "gate.jpg")
+    for number, key in ((700, "gate.jpg"), (702, "test-000000.jpg")):
+        stack.put(key, photograph(number))
+        stack.follows(photograph(number), key)
     yield desk
     stack.cra("releases", "activate", "base")
     uploads = stack.bucket.list_objects("images", prefix="uploads/", recursive=True)
-    for key in ("gate.jpg", "tang/hall.jpg", *(str(one.object_name) for one in uploads)):
+    keys = ("gate.jpg", "tang/hall.jpg", "test-000000.jpg")
+    for key in (*keys, *(str(one.object_name) for one in uploads)):
         stack.bucket.remove_object("images", key)
     wait_until(stack.settled, "nothing of the desk is left", 60)
 

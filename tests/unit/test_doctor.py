@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import SecretStr
 
+from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.services.cli import checks, embedding_checks, part_checks
 from cra.services.cli.findings import Facts, Finding, State, host_of, is_local
 from cra.services.cli.group import cra
@@ -250,6 +251,24 @@ def test_what_is_not_set_is_not_asked() -> None:
         part_checks.events,
     ):
         assert [state for state, _ in states(check(bare, Facts()))] == ["skipped"], check
+
+
+@pytest.mark.parametrize(
+    ("indexed", "waiting", "state"), [(0, 0, "wrong"), (0, 1, "warning"), (599, 0, "warning")]
+)
+def test_objects_of_which_none_is_indexed_are_wrong(
+    monkeypatch: pytest.MonkeyPatch, indexed: int, waiting: int, state: str
+) -> None:
+    """An index that lost everything is not only warned of: every search there finds nothing."""
+    unaccounted = 600 - indexed - waiting
+    status = ingest.GetStatusResponse(
+        objects=600, indexed=indexed, waiting=waiting, unaccounted=unaccounted
+    )
+    monkeypatch.setattr(part_checks, "call_ingest", lambda *_: status)
+    (told, last) = states(part_checks.index(settings(), Facts()))
+    assert told[0] == state
+    assert told[1].startswith("unaccounted: ")
+    assert last[0] == "ok"
 
 
 @pytest.mark.parametrize(
