@@ -408,6 +408,9 @@ class Settings(EnvironmentSettings):
     @field_validator("buckets")
     @classmethod
     def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"names {twice!r} twice")
         return tuple(_check_bucket(name) for name in names)
 
     @field_validator("releases_bucket")

@@ -370,6 +370,10 @@ CASES: Final[dict[str, dict[str, Cases]]] = {
                     ingest.SyncObjectsRequest(image_ids=["other/a"]), "image_ids[0]: bucket 'other'"
                 ),
                 Bad(ingest.SyncObjectsRequest(image_ids=["images/a/"]), "ids[0]: names a fold"),
+                Bad(
+                    ingest.SyncObjectsRequest(image_ids=["images/a", "images/a", "images/b/"]),
+                    "image_ids[2]: names a fold",
+                ),
             ],
         ),
     },

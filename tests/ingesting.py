@@ -46,7 +46,7 @@ class World:
         self, encoder: ColourEncoder, most: int = 10**6, objects: S3ObjectStore | None = None
     ) -> Synchronizer:
         """Return one on this world's stores."""
-        return Synchronizer(objects or self.objects, self.vectors, encoder, most)
+        return Synchronizer(objects or self.objects, self.vectors, encoder, most, ("images",))
 
     def wake(self) -> None:
         """Count how often the workers were called."""

@@ -173,7 +173,7 @@ def serving(
             store,
             encoder,
             ledger,
-            Synchronizer(objects, vectors, encoder, settings.max_object_bytes),
+            Synchronizer(objects, vectors, encoder, settings.max_object_bytes, ("images",)),
             reconciler,
             objects,
         )

@@ -4,6 +4,7 @@ An object is in line at most once, however many events name it. A worker holds i
 when the worker dies, the lease runs out and the object is back in line with one loss more.
 """
 
+import contextlib
 import json
 import random
 import time
@@ -13,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import LockError
 from redis.retry import Retry
 
 from cra.shared import tracing
@@ -30,6 +32,7 @@ BLAMES: Final = "cra:blames"  # hash: image_id to how often it failed by itself
 FAILURES: Final = "cra:failures"  # hash: image_id to a Failure as JSON
 CALLED: Final = "cra:called"  # string, while a call for workers is on its way
 RECONCILE: Final = "cra:reconcile"  # string: the last reconcile as JSON
+RECONCILING: Final = "cra:reconciling"  # lock: of the worker that reconciles
 SYNCED: Final = "cra:synced:"  # counters, one for each ten seconds
 
 CALL_LASTS: Final = 60.0
@@ -161,15 +164,22 @@ class Ledger:
         self._clock = clock
         self._claim = self._redis.register_script(_CLAIM)
         self._finish = self._redis.register_script(_FINISH)
+        # Renewed on another thread than that which takes it.
+        self._reconciling = self._redis.lock(RECONCILING, timeout=lease_seconds, thread_local=False)
 
     def ping(self) -> None:
         """Return if Redis answers."""
         _call(self._redis.ping)
 
-    def add(self, refs: Iterable[ObjectRef]) -> int:
+    def add(self, refs: Iterable[ObjectRef], *, changed: bool = False) -> int:
         """Put objects in line, to be taken at once; return how many were new there.
 
         Each has the place in a trace of whoever puts it there, if that is traced and they are few.
+
+        Args:
+            refs: the objects.
+            changed: somebody says that they are no longer what they were; so what the earlier ones
+                did to workers is not held against them.
         """
         now = self._clock()
         line: dict[Any, Any] = {ref.image_id: now for ref in refs}
@@ -182,6 +192,9 @@ class Ledger:
                 # LT: one that waits for a later retry is taken now.
                 pipe.zadd(WAITING, line, lt=True)
                 pipe.zadd(SINCE, line, nx=True)
+                if changed:
+                    pipe.hdel(LOSSES, *line)
+                    pipe.hdel(BLAMES, *line)
                 if trace and len(line) <= MOST_TRACED:
                     pipe.hset(TRACES, mapping=dict.fromkeys(line, trace))
                 return int(pipe.execute()[0])
@@ -326,6 +339,19 @@ class Ledger:
         slot = int(self._clock()) // 10
         counts = _call(lambda: self._redis.mget([f"{SYNCED}{slot - n}" for n in range(6)]))
         return sum(int(count or 0) for count in counts) / 60
+
+    def begin_reconcile(self) -> bool:
+        """Return whether this worker is to reconcile: not while another one does."""
+        return bool(_call(lambda: self._reconciling.acquire(blocking=False)))
+
+    def renew_reconcile(self) -> None:
+        """Have no other worker reconcile for another lease."""
+        _call(self._reconciling.reacquire)
+
+    def end_reconcile(self) -> None:
+        """Let others reconcile; one that was held up for longer than its lease need not."""
+        with contextlib.suppress(LockError):
+            self._reconciling.release()
 
     def note_reconcile(self, summary: dict[str, Any]) -> None:
         """Keep the summary of a reconcile that ended."""

@@ -1,5 +1,6 @@
 """The receiver of bucket events, over HTTP."""
 
+import functools
 import hmac
 import json
 from collections.abc import Callable
@@ -80,7 +81,7 @@ def create_receiver(
             return _answer(400, str(error)), []
         try:
             if refs:
-                await run_in_threadpool(ledger.add, refs)
+                await run_in_threadpool(functools.partial(ledger.add, refs, changed=True))
                 await run_in_threadpool(wake)
         except UnavailableError as error:
             _log.warning("event refused", problem=error.message)

@@ -20,6 +20,10 @@ FEW_ORPHANS: Final = 20
 PROGRESS_EVERY: Final = 1000
 """Objects between two reports."""
 
+ADDED_AT_ONCE: Final = 1000
+"""Objects; of a large bucket the first are indexed while it is listed on, and what is found is not
+lost with the process that finds it."""
+
 _DOWN: Final = (UnavailableError, DeadlineExceededError)
 
 _log = structlog.get_logger()
@@ -120,6 +124,10 @@ class Reconciler:
                     summary = replace(summary, missing=summary.missing + 1)
                 else:
                     summary = replace(summary, stale=summary.stale + 1)
+            if len(differing) >= ADDED_AT_ONCE and not dry_run:
+                self._ledger.add(differing)
+                self._wake()
+                differing.clear()
             if summary.objects % PROGRESS_EVERY == 0:
                 yield summary
         orphans = list(index)

@@ -1,5 +1,6 @@
 """The ingest service's calls."""
 
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,7 @@ from cra.ingest.v1 import ingest_pb2_grpc as pb_grpc
 from cra.services.ingest import tasks
 from cra.services.ingest.ledger import Failure, Ledger
 from cra.services.ingest.reconcile import Reconciler, Status, Summary
+from cra.shared import rpc
 from cra.shared.domain import ObjectRef
 from cra.shared.errors import InvalidArgumentError
 
@@ -51,7 +53,9 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         oldest = time.time() - age
         with self._counting:
             if self._status is None or self._status.as_of < oldest:
-                self._status = self._reconciler.status()
+                rpc.check_caller()
+                # For whoever asks next, too: who hangs up or has little time ends it for nobody.
+                self._status = contextvars.Context().run(self._reconciler.status)
             return self._status
 
     def last_count(self) -> Status | None:
@@ -113,8 +117,8 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         self, request: pb.SyncObjectsRequest, context: grpc.ServicerContext
     ) -> pb.SyncObjectsResponse:
         _check_count(len(request.image_ids))
-        refs = list(dict.fromkeys(_refs(request.image_ids)))
-        for number, ref in enumerate(refs):
+        named = _refs(request.image_ids)
+        for number, ref in enumerate(named):
             if ref.key.endswith("/"):
                 raise InvalidArgumentError(f"image_ids[{number}]", "names a folder, not an object")
             if ref.bucket not in self._buckets:
@@ -122,7 +126,8 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
                     f"image_ids[{number}]",
                     f"bucket {ref.bucket!r} is not indexed; these are: {', '.join(self._buckets)}",
                 )
-        self._ledger.add(refs)
+        refs = dict.fromkeys(named)
+        self._ledger.add(refs, changed=True)
         self._wake()
         return pb.SyncObjectsResponse(accepted=len(refs))
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -99,6 +99,7 @@ class Synchronizer:
         vectors: the index.
         encoder: makes vectors of prepared pixels.
         max_object_bytes: larger objects fail without being read.
+        buckets: what is in no other is taken for gone.
     """
 
     def __init__(
@@ -107,11 +108,13 @@ class Synchronizer:
         vectors: VectorStore,
         encoder: Encoder,
         max_object_bytes: int,
+        buckets: Collection[str],
     ) -> None:
         self._objects = objects
         self._vectors = vectors
         self._encoder = encoder
         self._max_object_bytes = max_object_bytes
+        self._buckets = frozenset(buckets)
         self._readers = ThreadPoolExecutor(READERS, "read")
         self._ensured: set[str] = set()
 
@@ -184,6 +187,15 @@ class Synchronizer:
         outcome.unsettled += pending
         return outcome
 
+    def remove(self, refs: Sequence[ObjectRef]) -> None:
+        """Have objects that are given up no longer be found by what they were before.
+
+        Raises:
+            CraError: a part that is needed does not answer.
+        """
+        if refs:
+            self._vectors.delete(self._tower().fingerprint, refs)
+
     def check(self) -> None:
         """Return if the parts that every sync needs answer now.
 
@@ -204,6 +216,8 @@ class Synchronizer:
         return tower
 
     def _look(self, ref: ObjectRef, places: "_Places") -> ObjectDetails | None:
+        if ref.bucket not in self._buckets:
+            return None
         with metrics.stage("look", places.of([ref])):
             return self._objects.look(ref)
 
@@ -236,6 +250,8 @@ class Synchronizer:
         preprocessing: Preprocessing,
         places: "_Places",
     ) -> _Seen:
+        if ref.bucket not in self._buckets:
+            return _Seen(None)
         if ref in known:
             details = self._look(ref, places)
             if details is None or _state(details) == _state_of(known[ref]):

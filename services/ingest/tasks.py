@@ -4,9 +4,10 @@ A task carries no names of objects: what is to be done stands in the ledger, so 
 is lost, repeated or late does no harm, and a batch is as full as the line allows.
 """
 
+import functools
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -15,6 +16,7 @@ from kombu.exceptions import OperationalError
 
 from cra.services.ingest import metrics
 from cra.services.ingest.ledger import Claim, Failure, Ledger
+from cra.services.ingest.reconcile import Reconciler
 from cra.services.ingest.sync import READ_SECONDS, Outcome, Synchronizer
 from cra.shared import budget, tracing
 from cra.shared.domain import ObjectRef, Version
@@ -31,6 +33,8 @@ LONGEST_TASK: Final = 10.0
 
 ATTEMPT_SECONDS: Final = 20.0
 """Seconds within which it has to be found out which objects of a claim fail."""
+LONGEST_RECONCILE: Final = 6 * 3600.0
+"""Seconds; one that takes longer hangs. Of a million objects it is minutes."""
 LAST_WAITS: Final = 40.0
 """Seconds for the object that is read last, which may be silent, and for what comes after a batch.
 """
@@ -94,6 +98,7 @@ def wake(app: Celery, ledger: Ledger) -> None:
             headers = {"traceparent": trace} if trace else {}
             app.send_task(DRAIN, ignore_result=True, retry=False, headers=headers)
     except (OperationalError, OSError) as error:
+        ledger.heard()  # by nobody: who tries again must not take it for on its way
         raise UnavailableError(f"the broker does not answer: {error}") from error
 
 
@@ -115,17 +120,16 @@ def drain(
         if not claim.refs:
             return False
         _note_claim(claim)
-        if claim.losses >= settings.max_losses:
-            lost = _lost(claim, objects)
-            ledger.fail([lost])
-            _note_failed([lost])
-            continue
         attempt = Attempt(synchronizer, claim.traces)
-        with _Leases(ledger, claim.refs, settings):
-            attempt.run(claim.refs)
-        size.note(len(claim.refs), in_time=not attempt.late)
+        if claim.losses < settings.max_losses:
+            with _Renewing(functools.partial(ledger.renew, claim.refs), settings):
+                attempt.run(claim.refs)
+            size.note(len(claim.refs), in_time=not attempt.late)
+            attempt.give_up(list(_given_up(ledger, objects, attempt.blamed, settings)))
+        else:
+            attempt.give_up([_lost(claim, objects)])
         ledger.done(attempt.outcome.done)
-        failed = [*attempt.outcome.failed, *_given_up(ledger, objects, attempt.blamed, settings)]
+        failed = attempt.outcome.failed
         ledger.fail(failed)
         settled = {*attempt.outcome.done, *(failure.ref for failure in failed)}
         ledger.put_back([ref for ref in claim.refs if ref not in settled])
@@ -231,6 +235,15 @@ class Attempt:
                 self._stop(f"no time was left to find out which ones fail: {problem}")
             self.run(half)
 
+    def give_up(self, failures: Sequence[Failure]) -> None:
+        """Have these objects fail; they are not found any more by what they were before."""
+        try:
+            self._synchronizer.remove([failure.ref for failure in failures])
+        except CraError as error:
+            self.outage = self.outage or error.message
+        else:
+            self.outcome.failed += failures
+
     def _stop(self, late: str) -> None:
         """Try no more, if there is a reason why time is up."""
         if late and not self.outage:
@@ -261,15 +274,15 @@ def _given_up(
             yield Failure(ref, "gave_up", message, _version(objects, ref), tries, time.time())
 
 
-class _Leases:
-    """Extends the leases of a claim for as long as a block runs.
+class _Renewing:
+    """Renews what is held for a lease at a time, for as long as a block runs.
 
     On a thread, since a batch may take longer to be encoded than a lease lasts. A process that is
-    killed or frozen extends none; one that hangs is killed at its limit.
+    killed or frozen renews nothing; one that hangs is killed at its limit.
     """
 
-    def __init__(self, ledger: Ledger, refs: list[ObjectRef], settings: Settings) -> None:
-        self._ledger, self._refs = ledger, refs
+    def __init__(self, renew: Callable[[], None], settings: Settings) -> None:
+        self._renew_once = renew
         self._apart = settings.lease_seconds / 4
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="leases", daemon=True)
@@ -284,9 +297,9 @@ class _Leases:
     def _renew(self) -> None:
         while not self._over.wait(self._apart):
             try:
-                self._ledger.renew(self._refs)
+                self._renew_once()
             except UnavailableError as error:  # the next time may be in time yet
-                _log.warning("leases were not extended", problem=error.message)
+                _log.warning("a lease was not renewed", problem=error.message)
 
 
 def _lost(claim: Claim, objects: ObjectStore) -> Failure:
@@ -306,6 +319,25 @@ def _version(objects: ObjectStore, ref: ObjectRef) -> Version:
     except CraError:
         details = None
     return details.version if details else Version("", 0)
+
+
+def reconcile(ledger: Ledger, reconciler: Reconciler, settings: Settings) -> bool:
+    """Compare buckets and index, unless another worker is at it; return whether it was done.
+
+    One of a large bucket takes longer than it is to the next: they must not take every worker.
+
+    Raises:
+        AbortedError: more of the index than allowed would go.
+    """
+    if not ledger.begin_reconcile():
+        return False
+    try:
+        with _Renewing(ledger.renew_reconcile, settings):
+            for _ in reconciler.reconcile():
+                pass
+    finally:
+        ledger.end_reconcile()
+    return True
 
 
 def retry(ledger: Ledger, refs: list[ObjectRef] | None) -> tuple[int, list[ObjectRef]]:

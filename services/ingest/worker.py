@@ -48,7 +48,9 @@ class _Parts:
         self.size = tasks.ClaimSize(settings.ingest_batch)
         vectors = MilvusVectorStore(settings)
         encoder = RemoteEncoder.of(settings)
-        self.synchronizer = Synchronizer(self.objects, vectors, encoder, settings.max_object_bytes)
+        self.synchronizer = Synchronizer(
+            self.objects, vectors, encoder, settings.max_object_bytes, settings.buckets
+        )
         self.reconciler = Reconciler(
             self.objects,
             vectors,
@@ -160,13 +162,20 @@ def drain(self: Any) -> None:
             structlog.get_logger().warning("the line does not answer", problem=error.message)
 
 
-@app.task(name=tasks.RECONCILE, bind=True)  # type: ignore[untyped-decorator]
+@app.task(  # type: ignore[untyped-decorator]
+    name=tasks.RECONCILE,
+    bind=True,
+    # Not given to another worker before it ends; if this one dies, beat asks for the next.
+    acks_late=False,
+    time_limit=tasks.LONGEST_RECONCILE,
+)
 def reconcile(self: Any) -> None:
     """Compare buckets and index."""
     with _task(self):
+        parts = _parts()
         try:
-            for _ in _parts().reconciler.reconcile():
-                pass
+            if not tasks.reconcile(parts.ledger, parts.reconciler, settings):
+                structlog.get_logger().info("not reconciled", problem="another worker is at it")
         except AbortedError as error:
             structlog.get_logger().error("reconcile stopped", problem=error.message)
         except CraError as error:

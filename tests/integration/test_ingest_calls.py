@@ -13,7 +13,7 @@ import redis
 from cra.ingest.v1 import ingest_pb2 as pb
 from cra.ingest.v1 import ingest_pb2_grpc as pb_grpc
 from cra.services.ingest.ledger import Failure, Ledger
-from cra.services.ingest.reconcile import Reconciler
+from cra.services.ingest.reconcile import Reconciler, Status
 from cra.services.ingest.servicer import SERVICE, IngestServicer
 from cra.services.ingest.sync import Synchronizer
 from cra.shared import rpc
@@ -51,6 +51,7 @@ class Ingest:
     encoder: Encoder
     objects: S3ObjectStore
     reconciler: Reconciler
+    servicer: IngestServicer
 
     def status(self) -> pb.GetStatusResponse:
         """Count now."""
@@ -71,7 +72,7 @@ def ingest(s3: Settings, vectors: MilvusVectorStore, redis_url: str) -> Iterator
     for ref in refs:
         content = picture(RED)
         store.put_object(ref.bucket, ref.key, io.BytesIO(content), len(content))
-    Synchronizer(objects, vectors, encoder, 10**6).sync(refs[:1])
+    Synchronizer(objects, vectors, encoder, 10**6, ("images",)).sync(refs[:1])
     ledger.add(refs[1:2])
     details = objects.look(refs[2])
     assert details is not None
@@ -87,7 +88,9 @@ def ingest(s3: Settings, vectors: MilvusVectorStore, redis_url: str) -> Iterator
     )
     server.start()
     with rpc.open_channel(f"127.0.0.1:{server.port}", SERVICE) as channel:
-        yield Ingest(pb_grpc.IngestServiceStub(channel), ledger, encoder, objects, reconciler)
+        yield Ingest(
+            pb_grpc.IngestServiceStub(channel), ledger, encoder, objects, reconciler, servicer
+        )
     server.stop()
 
 
@@ -125,6 +128,26 @@ def test_status_without_the_index_says_what_is_known(ingest: Ingest) -> None:
     assert not status.HasField("unaccounted")
     assert len(status.down) == 1
     assert "Milvus" in status.down[0]
+
+
+def test_who_is_gone_spoils_nobodys_status(ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waited for a count until its own time was up counts nothing; nor does its deadline count.
+
+    Break: count in the context of the call, or without asking first whether anybody waits.
+    """
+    counted: list[object] = []
+    count = ingest.reconciler.status
+
+    def counting() -> Status:
+        counted.append(rpc.caller.get())
+        return count()
+
+    monkeypatch.setattr(ingest.reconciler, "status", counting)
+    with ingest.servicer._counting, pytest.raises(grpc.RpcError) as caught:
+        ingest.stub.GetStatus(pb.GetStatusRequest(refresh=True), timeout=0.3)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert ingest.status().indexed == 1
+    assert counted == [None]
 
 
 def test_failures_are_paged_and_a_made_up_token_is_refused(ingest: Ingest) -> None:

@@ -152,6 +152,74 @@ def test_an_object_that_takes_workers_down_fails(world: World) -> None:
     assert world.ledger.waiting() == set()
 
 
+def lose(world: World, ref: ObjectRef) -> Ledger:
+    """Have three workers die over an object; return a ledger whose leases are over at once."""
+    impatient = Ledger(world.redis_url, -1)
+    world.ledger.add([ref])
+    for losses in range(3):
+        assert impatient.claim(1).losses == losses
+    return impatient
+
+
+def test_an_object_that_takes_workers_down_is_not_found_by_its_past(world: World) -> None:
+    """Nor is it stale for the next reconcile, which would have three more workers die.
+
+    Break: `Attempt.give_up` that removes nothing.
+    """
+    world.put(A, picture(RED))
+    world.sync(A)
+    world.put(A, picture(GREEN))
+    tasks.drain(lose(world, A), world.synchronizer, world.objects, world.settings, seconds=1)
+    assert [failure.reason for failure in world.ledger.failures()] == ["worker_lost"]
+    assert world.index() == set()
+    *_, summary = world.reconciler.reconcile()
+    assert (summary.missing, summary.stale) == (0, 0)
+    assert world.ledger.waiting() == set()
+
+
+def test_what_cannot_be_removed_now_is_given_up_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Milvus down, an object whose last try it was goes back in line, with nothing forgotten.
+
+    Break: an error of `remove` that is not caught, or one after which the object fails.
+    """
+    world.put(A, picture(RED))
+    impatient = lose(world, A)
+
+    def down(*_: object) -> None:
+        raise UnavailableError("Milvus does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.vectors, "delete", down)
+        again = tasks.drain(impatient, world.synchronizer, world.objects, world.settings, seconds=1)
+    assert not again
+    assert world.ledger.failures() == []
+    assert world.ledger.waiting() == {A}
+    world.ledger.add([A])  # instead of waiting for its pause to end
+    tasks.drain(world.ledger, world.synchronizer, world.objects, world.settings, seconds=1)
+    assert [failure.attempts for failure in world.ledger.failures()] == [3]
+
+
+def test_a_new_version_begins_anew(world: World) -> None:
+    """What an object did to workers and neighbours before it was overwritten is forgotten.
+
+    A reconcile, which finds it different for as long as it is not indexed, forgets nothing.
+    Break: an `add` that heeds no `changed`.
+    """
+    world.put(A, picture(RED))
+    impatient = lose(world, A)
+    world.ledger.blame([A])
+    list(world.reconciler.reconcile())
+    assert world.ledger.claim(1).losses == 3
+    world.ledger.put_back([A])
+    world.ledger.add([A], changed=True)
+    assert world.ledger.blame([A]) == [1]
+    tasks.drain(impatient, world.synchronizer, world.objects, world.settings, seconds=1)
+    assert world.index() == {A}
+    assert world.ledger.failures() == []
+
+
 class Clock:
     """Stands still, but when something takes its time."""
 

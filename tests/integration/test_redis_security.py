@@ -90,6 +90,9 @@ def test_redis_is_known_by_its_certificate(guarded: int, tmp_path: Path) -> None
             served.heard()  # or the call of before would do
             with pytest.raises(UnavailableError) as by_celery:
                 tasks.wake(app, served)
+            # Break: without `heard` in `wake`, who tries again takes it for a call on its way.
+            with pytest.raises(UnavailableError):
+                tasks.wake(app, served)
             for caught in (by_ledger, by_celery):
                 assert PASSWORD not in f"{caught.value!r} {caught.value.__cause__!r}"
 

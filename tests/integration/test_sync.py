@@ -11,9 +11,11 @@ import redis
 from minio.commonconfig import CopySource
 from pydantic import SecretStr
 
-from cra.services.ingest import tasks
+from cra.services.ingest import reconcile, tasks
 from cra.services.ingest.events import parse_event
-from cra.services.ingest.reconcile import FEW_ORPHANS
+from cra.services.ingest.ledger import Ledger
+from cra.services.ingest.reconcile import FEW_ORPHANS, Summary
+from cra.services.ingest.sync import Synchronizer
 from cra.shared.adapters.object_store import S3ObjectStore
 from cra.shared.adapters.vector_store import MilvusVectorStore
 from cra.shared.domain import ObjectDetails, ObjectRef, StoredObject, Version
@@ -278,6 +280,68 @@ def test_reconcile_finds_what_events_missed(world: World) -> None:
     world.drain()
     assert world.index() == {A, C}
     assert world.holds(A, BLUE)
+
+
+def test_a_reconcile_puts_in_line_what_it_has_found_so_far(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large bucket the first objects are indexed while the rest is listed.
+
+    Break: put them in line at the end.
+    """
+    monkeypatch.setattr(reconcile, "ADDED_AT_ONCE", 2)
+    monkeypatch.setattr(reconcile, "PROGRESS_EVERY", 3)
+    refs = [ObjectRef("images", f"{n}.png") for n in range(4)]
+    for ref in refs:
+        world.put(ref, picture(RED))
+    summaries = world.reconciler.reconcile()
+    assert next(summaries).objects == 3
+    assert world.ledger.waiting() == set(refs[:2])
+    assert world.woken == 1
+    assert next(summaries).missing == 4
+    assert world.ledger.waiting() == set(refs)
+
+
+def test_one_worker_reconciles_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes longer than it is to the next holds that one off, and then no more.
+
+    Break: `begin_reconcile` that is always true, or no `end_reconcile`.
+    """
+    done: list[bool] = []
+
+    def meanwhile(*_: object) -> Iterator[Summary]:
+        other = Ledger(world.redis_url, 60)
+        done.append(tasks.reconcile(other, world.reconciler, world.settings))
+        yield Summary(0.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.reconciler, "reconcile", meanwhile)
+        assert tasks.reconcile(world.ledger, world.reconciler, world.settings)
+    assert done == [False]
+    assert tasks.reconcile(world.ledger, world.reconciler, world.settings)
+
+
+def test_the_lease_of_a_reconcile_is_renewed(world: World) -> None:
+    """It lasts as long as the reconcile, and no longer than a lease after a worker that died."""
+    assert world.ledger.begin_reconcile()
+    with redis.Redis.from_url(world.redis_url) as client:
+        client.pexpire("cra:reconciling", 1000)
+        world.ledger.renew_reconcile()
+        assert 50_000 < client.pttl("cra:reconciling") <= 60_000
+    world.ledger.end_reconcile()
+    world.ledger.end_reconcile()  # one that others hold by now is theirs
+
+
+def test_a_bucket_that_is_taken_out_leaves_the_index(world: World) -> None:
+    """What lies in none of CRA_BUCKETS is removed though it is there, once a reconcile asks.
+
+    Break: look at it as at any object.
+    """
+    world.put(A, picture(RED))
+    world.sync(A)
+    others = Synchronizer(world.objects, world.vectors, world.encoder, 10**6, ("others",))
+    assert others.sync([A]).done == [A]
+    assert world.index() == set()
 
 
 def test_a_failure_does_not_hide_the_vector_of_a_version_before(world: World) -> None:

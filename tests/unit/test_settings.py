@@ -55,6 +55,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
         ("buckets", " , "),
         ("buckets", "images,UPPER"),
         ("buckets", "ab"),
+        ("buckets", "images,others,images"),
         ("device", "tpu"),
         ("device", "cuda:"),
         ("releases_bucket", ""),
