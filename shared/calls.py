@@ -153,6 +153,15 @@ class _Malformed:
     problem: str
 
 
+@dataclass(frozen=True)
+class Unfit:
+    """What stands in a stream for a message that is none of its call; the others are no worse."""
+
+    error: InvalidArgumentError
+    message: Any
+    """As far as it can be read; None if not at all."""
+
+
 class Boundary(grpc.ServerInterceptor):
     """Around every call: credentials, bounds on calls at once, ids in logs, errors to statuses."""
 
@@ -232,7 +241,7 @@ class Boundary(grpc.ServerInterceptor):
             with _Call(self, method, name, context, stream=handler.request_streaming) as admit:
                 if handler.request_streaming:
                     admit(None)
-                    yield from handler.stream_stream(map(_readable, messages), context)
+                    yield from handler.stream_stream(map(_fit, messages), context)
                 else:
                     request = _readable(self.arrivals.receive(messages, context))
                     admit(request)
@@ -331,6 +340,13 @@ def _readable(message: Any) -> Any:
         raise InvalidArgumentError("request", f"is no message of this call: {message.problem}")
     rpc.check_types(message)
     return message
+
+
+def _fit(message: Any) -> Any:
+    try:
+        return _readable(message)
+    except InvalidArgumentError as error:
+        return Unfit(error, None if isinstance(message, _Malformed) else message)
 
 
 class _Call:

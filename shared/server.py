@@ -79,6 +79,9 @@ REFUSING: Final = 1024
 MAX_CONNECTIONS: Final = 1000
 """Connections at once; more are closed as they come."""
 
+CONNECTION_LASTS: Final = 45.0
+"""Seconds for which a connection takes calls."""
+
 GARBAGE: Final = 20_000
 """Objects that are allocated, and not freed, before cycles are looked for."""
 
@@ -209,9 +212,9 @@ class Server:
                 ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
                 # Our own channels ask so often; a server ends the connection of one that asks more.
                 ("grpc.http2.min_ping_interval_without_data_ms", round(rpc.KEEPALIVE * 500)),
-                # Clients look up replicas again only when a connection ends.
-                ("grpc.max_connection_age_ms", 45_000),
-                ("grpc.max_connection_age_grace_ms", 60_000),
+                # Clients look up replicas again only when a connection ends. It takes no new calls
+                # then, and is there for as long as those that it has: a stream may last for days.
+                ("grpc.max_connection_age_ms", round(CONNECTION_LASTS * 1000)),
                 # Two servers on one port would share its calls in silence.
                 ("grpc.so_reuseport", 0),
             ],

@@ -3,9 +3,11 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import Context
+from dataclasses import replace
 from typing import Final
 
 import grpc
@@ -20,7 +22,7 @@ from cra.services.gateway.query import MAX_TERMS, parse
 from cra.services.gateway.search import RankedImage, Ranking, SearchEngine
 from cra.shared import rpc, tracing
 from cra.shared.api_keys import ApiKey
-from cra.shared.calls import authorization_of
+from cra.shared.calls import Unfit, authorization_of
 from cra.shared.errors import (
     CraError,
     InvalidArgumentError,
@@ -39,6 +41,44 @@ PARTS_TAKE: Final = 0.9
 """Share of a caller's time that parts may take; in the rest the caller is told which one did."""
 
 _log = structlog.get_logger()
+
+
+class _Callers:
+    """Whoever waits for the answers of a stream, each for as long as its query is worked on.
+
+    What gRPC is to call at the end of a stream it keeps until then, and a stream may last for days.
+    """
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+        self._lock = threading.Lock()
+        self._at_end: dict[object, list[Callable[[], None]]] = {}
+        """By query."""
+        self._ended = not context.add_callback(self._end)
+
+    @contextmanager
+    def of_one(self) -> Iterator[rpc.Caller]:
+        """Give whoever waits for the answer to one query."""
+        query = object()
+
+        def at_end(function: Callable[[], None]) -> bool:
+            with self._lock:
+                if not self._ended:
+                    self._at_end.setdefault(query, []).append(function)
+                return not self._ended
+
+        try:
+            yield replace(rpc.caller_of(self._context), at_end=at_end)
+        finally:
+            with self._lock:
+                self._at_end.pop(query, None)
+
+    def _end(self) -> None:
+        with self._lock:
+            self._ended = True
+            functions = [one for of_query in self._at_end.values() for one in of_query]
+        for function in functions:
+            function()
 
 
 class SearchServicer(pb_grpc.SearchServiceServicer):
@@ -90,13 +130,15 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             slots.release(2 * STREAM_PARALLEL)
 
         context.add_callback(end)
+        callers = _Callers(context)
         authorization = authorization_of(context.invocation_metadata())
         stream = tracing.current()
 
-        def answer(request: pb.SearchRequest) -> None:
+        def answer(message: pb.SearchStreamRequest | Unfit) -> None:
             try:
-                with tracing.span("search", stream) as span:
-                    answered = self._stream_answer(request, context, authorization)
+                with tracing.span("search", stream) as span, callers.of_one() as caller:
+                    rpc.caller.set(caller)
+                    answered = self._stream_answer(message, authorization)
                     if answered.HasField("error"):
                         span.fail(answered.error.code)
                 answers.put(answered)
@@ -108,7 +150,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
                 for message in request_iterator:
                     slots.acquire()
                     # In a context of its own: its thread has worked for other queries.
-                    self._workers.submit(Context().run, answer, message.request)
+                    self._workers.submit(Context().run, answer, message)
                 for _ in range(STREAM_PARALLEL):
                     slots.acquire()
             except grpc.RpcError:
@@ -125,11 +167,16 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             slots.release()
 
     def _stream_answer(
-        self, request: pb.SearchRequest, context: grpc.ServicerContext, authorization: str
+        self, message: pb.SearchStreamRequest | Unfit, authorization: str
     ) -> pb.SearchStreamResponse:
+        read = message.message if isinstance(message, Unfit) else message
+        request = read.request if read is not None else pb.SearchRequest()
         try:
-            rpc.caller.set(rpc.caller_of(context))
             key = self._keys.admit(authorization) if self._keys else None
+            if isinstance(message, Unfit):
+                # Named as in every other answer: from the query on.
+                field = message.error.field.removeprefix("request.")
+                raise InvalidArgumentError(field, message.error.problem)
             response = self._answer(request, key)
         except UnauthenticatedError:
             raise

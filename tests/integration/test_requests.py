@@ -219,12 +219,7 @@ def _within(number: int, data: bytes) -> bytes:
     return bytes([*wire.TagBytes(number, 2), len(data), *data])
 
 
-@pytest.mark.parametrize(
-    ("name", "way"),
-    # A stream ends with it; and the same messages go through Search.
-    [(name, way) for name, way in WAYS if not name.endswith("/SearchStream")],
-    ids=_id,
-)
+@pytest.mark.parametrize(("name", "way"), WAYS, ids=_id)
 def test_a_field_of_another_type_is_never_dropped_in_silence(
     name: str, way: Sequence[FieldDescriptor], served: Servers
 ) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -299,6 +300,27 @@ def test_a_stream_outlives_bad_items(client: SearchClient) -> None:
             assert len(answer.response.hits) == 2
         else:
             assert (answer.error.code, answer.error.field) == ("INVALID_ARGUMENT", "text")
+
+
+def test_a_stream_outlives_what_is_no_query(client: SearchClient) -> None:
+    """Bytes that are no message, and fields of another type, are answered as errors of their own.
+
+    Break: `map(_readable, …)` over the messages of a stream.
+    """
+    good = pb.SearchStreamRequest(request=pb.SearchRequest(request_id="good", text="红", top_k=2))
+    # top_k, which is the field 6, as a text; what can be read of the rest is.
+    inside = pb.SearchRequest(request_id="odd", text="红").SerializeToString() + b"\x32\3abc"
+    odd = bytes([0x0A, len(inside)]) + inside
+    method: Any = client._channel.stream_stream(
+        "/cra.search.v1.SearchService/SearchStream",
+        response_deserializer=pb.SearchStreamResponse.FromString,
+    )
+    sent = [b"\xff\xff", odd, good.SerializeToString()]
+    answers = {one.request_id: one for one in method(iter(sent), timeout=20)}
+    assert {name: one.error.field for name, one in answers.items()} == {
+        "": "request", "odd": "top_k", "good": ""
+    }  # fmt: skip
+    assert len(answers["good"].response.hits) == 2
 
 
 def test_queries_of_a_stream_share_no_id(client: SearchClient) -> None:

@@ -1,11 +1,13 @@
 """Callers that connect and say nothing, begin and do not go on, or ask and do not read."""
 
 import contextlib
+import functools
 import itertools
+import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -16,6 +18,7 @@ from cra.embedding.v1 import embedding_pb2 as pb
 from cra.search.v1 import search_pb2, search_pb2_grpc
 from cra.services.gateway.query import Query
 from cra.services.gateway.search import RankedImage, Ranking
+from cra.services.gateway.servicer import _Callers
 from cra.shared import calls as calls_module
 from cra.shared import errors, rpc
 from cra.shared import server as server_module
@@ -280,6 +283,76 @@ def test_a_quiet_stream_is_not_ended_by_its_own_questions(
         grpc.insecure_channel(f"127.0.0.1:{server.port}", options) as channel,
     ):
         assert len(list(search_pb2_grpc.SearchServiceStub(channel).SearchStream(late()))) == 2
+
+
+def test_a_stream_outlasts_its_connections_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection takes no new calls after a while, and ends with those that it has, not before.
+
+    Broken on purpose: with a `grpc.max_connection_age_grace_ms` of 100 the stream is cut.
+    """
+    monkeypatch.setattr(server_module, "CONNECTION_LASTS", 0.3)
+    queries: queue.SimpleQueue[search_pb2.SearchStreamRequest] = queue.SimpleQueue()
+    query = search_pb2.SearchStreamRequest(request=search_pb2.SearchRequest(text="红"))
+    ended = threading.Semaphore(0)
+
+    def note(state: grpc.ChannelConnectivity) -> None:
+        if state is grpc.ChannelConnectivity.IDLE:
+            ended.release()
+
+    with (
+        serving(Generous()) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        stub = search_pb2_grpc.SearchServiceStub(channel)
+        stream = stub.SearchStream(iter(queries.get, None))
+        queries.put(query)
+        assert next(stream).response.hits
+        channel.subscribe(note)
+        assert ended.acquire(timeout=SOON)
+        for _ in range(3):  # others, each as old by now as this one was
+            assert stub.Search(query.request, timeout=SOON).hits
+            assert ended.acquire(timeout=SOON)
+        queries.put(query)
+        assert next(stream).response.hits
+        stream.cancel()
+
+
+class _Context:
+    """What gRPC keeps of a call."""
+
+    def __init__(self) -> None:
+        self.at_end: list[Callable[[], None]] = []
+
+    def add_callback(self, function: Callable[[], None]) -> bool:
+        """See `grpc.RpcContext`."""
+        self.at_end.append(function)
+        return True
+
+    def time_remaining(self) -> None:
+        """See `grpc.RpcContext`."""
+
+    def is_active(self) -> bool:
+        """See `grpc.RpcContext`."""
+        return True
+
+
+def test_queries_leave_nothing_in_their_stream() -> None:
+    """What is to be done when a stream ends is kept for queries under way, and done for those.
+
+    Broken on purpose: with `context.add_callback` as each query's `at_end` a thousand stay.
+    """
+    context = _Context()
+    called: list[int] = []
+    callers = _Callers(context)  # type: ignore[arg-type]
+    for number in range(1000):
+        with callers.of_one() as caller:
+            assert caller.at_end(functools.partial(called.append, number))
+    assert (len(context.at_end), callers._at_end) == (1, {})
+    with callers.of_one() as caller:
+        assert caller.at_end(lambda: called.append(-1))
+        context.at_end[0]()
+        assert called == [-1]
+        assert not caller.at_end(lambda: called.append(-2))
 
 
 def test_what_is_no_message_is_an_invalid_argument(own: Service) -> None:
