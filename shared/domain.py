@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,12 @@ from cra.shared.errors import InvalidArgumentError
 
 Vector = npt.NDArray[np.float32]
 """A unit vector, float32 of shape [dimension]."""
+
+MAX_IMAGE_BYTES: Final = 10 * 2**20
+"""Bytes of an encoded picture in a call."""
+
+MAX_METADATA_ENTRIES: Final = 128
+"""Metadata of an image: all of it can be filtered by."""
 
 
 def is_finite(vector: Vector) -> bool:

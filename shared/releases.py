@@ -25,7 +25,8 @@ FORMAT: Final = 1
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}-[0-9a-f]{8}")
 LABEL: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-_MAX_MANIFEST: Final = 4 * 2**20
+MAX_MANIFEST: Final = 4 * 2**20
+"""Bytes."""
 MAX_HISTORY: Final = 100
 """Changes of the pointer that can be rolled back."""
 Hex = Annotated[str, Field(pattern="^[0-9a-f]+$")]
@@ -198,7 +199,7 @@ def parse_manifest(encoded: bytes) -> Manifest:
     Raises:
         FailedPreconditionError: it is no manifest of this format.
     """
-    if len(encoded) > _MAX_MANIFEST:
+    if len(encoded) > MAX_MANIFEST:
         raise FailedPreconditionError(f"{MANIFEST} has {len(encoded)} bytes")
     try:
         manifest = Manifest.model_validate_json(encoded)

@@ -24,7 +24,7 @@ from cra.services.embedding.towers import TowerInfo
 from cra.shared import rpc
 from cra.shared.adapters.release_store import S3ReleaseStore
 from cra.shared.adapters.remote_encoder import SERVICE, RemoteEncoder
-from cra.shared.errors import FailedPreconditionError
+from cra.shared.errors import FailedPreconditionError, UnavailableError
 from cra.shared.model.pixels import Preprocessing, prepare
 from cra.shared.releases import Release
 from cra.shared.server import Server
@@ -58,6 +58,7 @@ class ColourTowers:
         releases: what is loaded.
         bad: what loading a release raises, by its label.
         loads: labels of what was ever loaded, in order.
+        deadly: labels of what takes the process down that loads it.
     """
 
     info = TowerInfo(
@@ -86,6 +87,8 @@ class ColourTowers:
         self.broken_pictures: Exception | None = None
         self.releases: set[str] = {self.info.release}
         self.bad: dict[str, Exception] = {}
+        self.deadly: set[str] = set()
+        self.text_deaths = 0
         self.loads: list[str] = []
         self._entered = threading.Semaphore(0)
         self._free = threading.Event()
@@ -126,6 +129,9 @@ class ColourTowers:
         """See `Towers`."""
         label = release.manifest.label
         self.loads.append(label)
+        if label in self.deadly:
+            self.text_deaths += 1
+            raise UnavailableError("the tower's process died")
         if label in self.bad:
             raise self.bad[label]
         self.releases.add(release.name)

@@ -22,8 +22,10 @@ from cra.services.embedding.shelf import Served, Shelf
 from cra.services.embedding.towers import Towers
 from cra.shared.errors import (
     CraError,
+    DeadlineExceededError,
     FailedPreconditionError,
     NotFoundError,
+    PermissionDeniedError,
     UnavailableError,
 )
 from cra.shared.metrics import show_release
@@ -45,6 +47,17 @@ LONGEST_END: Final = 5.0
 """Seconds that the end waits for a bucket that does not answer."""
 MAX_DEATHS: Final = 2
 """Processes that a release may take down while it is loaded."""
+LONGEST_PAUSE: Final = 60.0
+"""Seconds, or the time between two looks if that is longer, until what was postponed is tried."""
+
+_PASSES: Final = (
+    UnavailableError,
+    DeadlineExceededError,
+    NotFoundError,
+    PermissionDeniedError,
+    OSError,
+)
+"""What is wrong with the bucket, the disk or a process, and not with the release."""
 
 _log = structlog.get_logger()
 
@@ -71,8 +84,9 @@ class Releases:
         self._blind = False
         """The bucket did not answer."""
         self._looks_asked = self._looks_begun = self._looks_done = 0
-        self._postponed: set[str] = set()
-        """What could not be loaded for no fault of its own, until the next look."""
+        self._postponed: dict[str, float] = {}
+        """What could not be loaded for no fault of its own, and until when it is left alone."""
+        self._postponements: Counter[str] = Counter()
         self._deaths: Counter[str] = Counter()
         self._users: Counter[str] = Counter()
         self._threads = [
@@ -150,7 +164,7 @@ class Releases:
         shelf = self._shelf
         if NAME.fullmatch(name) is None:
             raise NotFoundError(f"there is no text release {name!r}")
-        if shelf.state(name) is None:
+        if shelf.state(name) is None and not self._blind:
             # Another replica may know it already.
             self._look_now(min(until, time.monotonic() + LONGEST_LOOK))
         self._changed.wait_for(
@@ -217,7 +231,6 @@ class Releases:
             shelf = self._shelf
             if published is not None:
                 shelf.see_published(published)
-                self._postponed.clear()
             if pointer is not None:
                 shelf.see_pointer(pointer)
             self._blind = blind
@@ -255,10 +268,11 @@ class Releases:
 
     def _next(self) -> str:
         """Return what to load next; empty: nothing."""
+        now = time.monotonic()
         waiting = (
             name
             for name in self._shelf.wanted()
-            if name not in self._shelf.loaded and name not in self._postponed
+            if name not in self._shelf.loaded and now >= self._postponed.get(name, now)
         )
         return next(waiting, "")
 
@@ -279,21 +293,20 @@ class Releases:
             if name not in self._shelf.published:
                 return
             state = self._shelf.published[name].state
-        began = time.monotonic()
+        began, deaths = time.monotonic(), None
         try:
             manifest = self._store.manifest(name)
             with self._changed:
                 self._shelf.see_manifest(name, manifest)
             release = self._store.fetch(name, Path(self._folder.name))
-            self._deaths[name] += 1  # until it has proved harmless
+            deaths = self._towers.text_deaths
             self._towers.load_release(release)
-        except (UnavailableError, NotFoundError) as error:
+        except _PASSES as error:
+            if deaths is not None and self._towers.text_deaths > deaths:
+                self._deaths[name] += 1
             if self._deaths[name] < MAX_DEATHS:
-                _log.warning("not loaded yet", release=name, problem=error.message)
-                with self._changed:
-                    self._postponed.add(name)
-                    # A bucket that lists and does not give must not keep the service from serving.
-                    self._shelf.settled = True
+                _log.warning("not loaded yet", release=name, problem=str(error))
+                self._postpone(name)
                 return
             reason = f"{MAX_DEATHS} processes died while they loaded it"
         except CraError as error:
@@ -308,6 +321,8 @@ class Releases:
             shutil.rmtree(Path(self._folder.name) / name, ignore_errors=True)
         del self._deaths[name]
         with self._changed:
+            self._postponed.pop(name, None)
+            del self._postponements[name]
             if reason:
                 self._shelf.refuse(name, state, reason)
             else:
@@ -315,6 +330,16 @@ class Releases:
             self._shelf.follow()
             self._show()
             self._changed.notify_all()
+
+    def _postpone(self, name: str) -> None:
+        """Have a release be tried again later, after ever longer."""
+        with self._changed:
+            pause = self._poll_seconds * 2 ** min(10, self._postponements[name])
+            longest = max(LONGEST_PAUSE, self._poll_seconds)
+            self._postponed[name] = time.monotonic() + min(longest, pause)
+            self._postponements[name] += 1
+            # A bucket that lists and does not give must not keep the service from serving.
+            self._shelf.settled = True
 
     def _unload(self) -> None:
         """Let go what is no longer wanted and nobody uses."""

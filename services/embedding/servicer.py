@@ -19,7 +19,7 @@ from cra.services.embedding.releases import Releases
 from cra.services.embedding.towers import IDLE_SHARE, LOADS_WITHIN, Towers
 from cra.shared import budget, rpc, tracing
 from cra.shared.adapters.remote_encoder import FLOAT, RELEASE_STATES
-from cra.shared.domain import Vector, is_finite
+from cra.shared.domain import MAX_IMAGE_BYTES, Vector, is_finite
 from cra.shared.errors import (
     CraError,
     DeadlineExceededError,
@@ -33,7 +33,6 @@ from cra.shared.settings import Settings
 
 MAX_TEXTS: Final = 256
 MAX_IMAGES: Final = 64
-MAX_IMAGE_BYTES: Final = 10 * 2**20
 LONGEST_WAIT: Final = 600.0
 """Seconds; for callers without a deadline."""
 PROOF_LASTS: Final = 10.0

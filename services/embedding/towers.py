@@ -111,6 +111,11 @@ class Towers(Protocol):
         """Return the releases that answer, the model's own among them."""
         ...
 
+    @property
+    def text_deaths(self) -> int:
+        """How many processes of the text tower have died or were given up."""
+        ...
+
     def close(self) -> None:
         """End the processes."""
         ...
@@ -186,6 +191,10 @@ class TowerProcesses:
     def loaded_releases(self) -> set[str]:
         found: set[str] = self._text.run(tower_process.loaded)
         return found
+
+    @property
+    def text_deaths(self) -> int:
+        return self._text.generation
 
     def close(self) -> None:
         self._text.close()
@@ -289,6 +298,7 @@ class _TowerProcess:
         self._load, self._engine, self._lanes = load, engine, lanes
         self._seconds = seconds
         self._lock = threading.Lock()
+        self._closed = False
         self._kept: dict[str, Release] = {}
         self.generation = 0
         """How many processes have died or were given up."""
@@ -329,7 +339,7 @@ class _TowerProcess:
 
     def _replace(self, dead: _Life, problem: str) -> None:
         with self._lock:
-            if self._life is not dead:
+            if self._closed or self._life is not dead:
                 return
             _log.error("starting another process for a tower", tower=self._name, problem=problem)
             dead.process.kill()  # it may only have given up one pipe
@@ -360,10 +370,12 @@ class _TowerProcess:
     def close(self) -> None:
         """End the process, when what it is doing is done."""
         with self._lock:
+            self._closed = True
             life = self._life
-            for _ in range(self._lanes):
-                life.lanes.get().close()
-            life.control.get().close()
-            life.process.join(ENDS_WITHIN)
-            life.process.kill()
-            life.process.join()
+        # Without the lock, for which a call that fails asks before it gives its pipe back.
+        for _ in range(self._lanes):
+            life.lanes.get().close()
+        life.control.get().close()
+        life.process.join(ENDS_WITHIN)
+        life.process.kill()
+        life.process.join()

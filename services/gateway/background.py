@@ -6,11 +6,11 @@ and covariance of what was drawn, and so what there is in a bucket that is none 
 
 import threading
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from cachetools import LRUCache
 
 from cra.shared.errors import CraError
 from cra.shared.ports import VectorStore
@@ -47,9 +47,12 @@ class Backgrounds:
     def __init__(self, vectors: VectorStore) -> None:
         self._vectors = vectors
         self._lock = threading.Lock()
-        self._drawn: LRUCache[Scope, dict[str, Drawn]] = LRUCache(SCOPES)
-        """By scope and image tower: what was asked for of one is drawn of the other too, for when
-        that one answers."""
+        # Not cachetools' cache, for which every look is a use.
+        self._drawn: OrderedDict[Scope, dict[str, Drawn]] = OrderedDict()
+        """By scope and image tower; the scope that was asked for last is at the end.
+
+        What was asked for of one tower is drawn of the other too, for when that one answers.
+        """
         self._drawn[()] = {}
 
     def of(self, image_tower: str, scope: Scope) -> Drawn | None:
@@ -59,9 +62,10 @@ class Backgrounds:
         """
         key = tuple(sorted(scope))
         with self._lock:
-            drawn = self._drawn.get(key)
-            if drawn is None:
-                drawn = self._drawn[key] = {}
+            drawn = self._drawn.setdefault(key, {})
+            self._drawn.move_to_end(key)
+            if len(self._drawn) > SCOPES:
+                self._drawn.popitem(last=False)
             return drawn.get(image_tower)
 
     def refresh(self, image_tower: str) -> None:

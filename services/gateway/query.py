@@ -8,7 +8,7 @@ import numpy as np
 
 from cra.search.v1 import search_pb2 as pb
 from cra.shared import rpc
-from cra.shared.domain import ObjectRef, SearchFilter
+from cra.shared.domain import MAX_IMAGE_BYTES, ObjectRef, SearchFilter
 from cra.shared.errors import InvalidArgumentError
 from cra.shared.model.text import check_text
 
@@ -17,7 +17,6 @@ MAX_TOP_K: Final = 200
 MAX_RESULTS: Final = 1000
 MAX_TERMS: Final = 16
 MAX_WEIGHT: Final = 100.0
-MAX_IMAGE_BYTES: Final = 10 * 2**20
 MAX_BUCKETS: Final = 64
 MAX_BUCKET_NAME: Final = 63
 MAX_PREFIX_BYTES: Final = 1024

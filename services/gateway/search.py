@@ -240,16 +240,15 @@ class SearchEngine:
         """
         left_out = () if query.include_query_images else _image_refs(query.terms)
 
-        def is_hit(image: ScoredImage) -> bool:
-            return (
-                image.record.ref not in left_out
-                and (query.min_score is None or image.score >= query.min_score)
-                and (
-                    query.min_relevance is None
-                    or scale is None
-                    or scale.relevance(image.score) >= query.min_relevance
-                )
+        def is_near(image: ScoredImage) -> bool:
+            return (query.min_score is None or image.score >= query.min_score) and (
+                query.min_relevance is None
+                or scale is None
+                or scale.relevance(image.score) >= query.min_relevance
             )
+
+        def is_hit(image: ScoredImage) -> bool:
+            return image.record.ref not in left_out and is_near(image)
 
         limit = count + len(left_out) + TIES
         if not query.fold_duplicates:
@@ -266,7 +265,7 @@ class SearchEngine:
             took += time.perf_counter() - start
             hits = [image for image in found if is_hit(image)]
             groups = fold(np.array([image.vector for image in hits]))
-            all_seen = len(found) < limit or not is_hit(found[-1])
+            all_seen = len(found) < limit or not is_near(found[-1])
             if len(groups) > count or all_seen or limit == most:
                 break
         ranked = [

@@ -56,7 +56,7 @@ class _Watched:
         self.said: Models | None = None
         """Kept when it goes down, so that it is still known which image tower is down."""
         self.tried = False
-        self._at = self._beside_at = -CHOICE_LASTS
+        self._at = self._said_at = self._beside_at = -CHOICE_LASTS
         self._asking, self._beside = threading.Lock(), threading.Lock()
         self._problem = ""
 
@@ -76,12 +76,27 @@ class _Watched:
             if self.said is not None and recent and not alone and not again:
                 return Served(self.encoder, self.said)
             self.tried = True
-            self.said = self.encoder.models()
+            models = self.encoder.models()
             self._at = now
+            if self.said is None or not self._is_behind(models):
+                self.said, self._said_at = models, now
             return Served(self.encoder, self.said)
         finally:
             if alone:
                 self._asking.release()
+
+    def _is_behind(self, models: Models) -> bool:
+        """Tell whether a replica has not seen a pointer yet that others have.
+
+        One that cannot read it serves the model's own text tower, and is none to go by: else which
+        tower answers would change with the replica that was asked last.
+        """
+        return (
+            self.said is not None
+            and models.image_tower == self.said.image_tower
+            and models.pointer_version < self.said.pointer_version
+            and self._at < self._said_at + CHOICE_LASTS
+        )
 
     def told(self, now: float) -> Choice | None:
         """Return the newest choice that it told of lately."""

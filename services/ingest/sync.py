@@ -13,7 +13,13 @@ import structlog
 from cra.services.ingest import metrics
 from cra.services.ingest.ledger import Failure
 from cra.shared import tracing
-from cra.shared.domain import ImageRecord, IndexedImage, ObjectDetails, ObjectRef
+from cra.shared.domain import (
+    MAX_METADATA_ENTRIES,
+    ImageRecord,
+    IndexedImage,
+    ObjectDetails,
+    ObjectRef,
+)
 from cra.shared.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -39,7 +45,6 @@ PIXEL_BATCH_BYTES: Final = 16 * 2**20
 READ_SECONDS: Final = 20.0
 """After so many no further object is read; what is left goes back in line."""
 
-MAX_METADATA_ENTRIES: Final = 128
 MAX_METADATA_BYTES: Final = 32 * 2**10
 READERS: Final = 2
 

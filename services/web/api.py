@@ -31,12 +31,9 @@ from cra.services.web.messages import (
 )
 from cra.services.web.uploads import Uploads
 from cra.shared.adapters.object_store import connect
-from cra.shared.domain import ObjectRef
+from cra.shared.domain import MAX_IMAGE_BYTES, ObjectRef
 from cra.shared.errors import NotFoundError, PermissionDeniedError
 from cra.shared.settings import Settings
-
-MAX_QUERY_IMAGE_BYTES: Final = 10 * 2**20
-"""The contract's limit."""
 
 FAILURES: Final = 50
 """On a page."""
@@ -65,7 +62,7 @@ def create_api(settings: Settings, backends: Backends, links: Links) -> APIRoute
             changes=settings.web_changes,
             bucket=bucket,
             max_object_bytes=settings.max_object_bytes,
-            max_query_image_bytes=MAX_QUERY_IMAGE_BYTES,
+            max_query_image_bytes=MAX_IMAGE_BYTES,
         )
 
     @api.post("/search", summary="One page of ranked images")

@@ -28,6 +28,7 @@ from cra.shared.errors import (
 )
 from cra.shared.releases import (
     MANIFEST,
+    MAX_MANIFEST,
     NAME,
     Manifest,
     Pointer,
@@ -41,8 +42,6 @@ from cra.shared.settings import Settings
 
 POINTER: Final = "active.json"
 MAX_POINTER: Final = 2**20
-"""Bytes."""
-MAX_MANIFEST: Final = 4 * 2**20
 """Bytes."""
 
 _MADE: Final = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}

@@ -32,6 +32,8 @@ class _Waiting(Generic[Item, Result]):
     """It is its turn to call, for itself and for those behind it."""
     alone: bool = False
     """It is to call for itself alone."""
+    tried: bool = False
+    """A call that took it along has failed for lack of another's time."""
     woken: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -154,7 +156,10 @@ class Together(Generic[Key, Item, Result]):
                 one.error.__cause__ = error
             others = [one for one in batch if one not in late]
             if late and others:
-                return others
+                # Once more with others, who may be as short of time; then not with them.
+                for one in others:
+                    one.alone, one.tried = one.tried, True
+                return [one for one in others if not one.alone]
             for one in others:
                 if len(batch) > 1 and time.monotonic() - began < SOON:
                     one.alone = True

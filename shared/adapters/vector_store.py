@@ -21,6 +21,7 @@ from cra.shared import rpc, tracing
 from cra.shared.adapters.milvus_search import RECORD, VECTOR, Alike, Hit, Searcher
 from cra.shared.adapters.together import Together
 from cra.shared.domain import (
+    MAX_METADATA_ENTRIES,
     ImageRecord,
     IndexedImage,
     IndexEntry,
@@ -33,12 +34,6 @@ from cra.shared.domain import (
 from cra.shared.errors import FailedPreconditionError, UnavailableError
 from cra.shared.metrics import DEPENDENCY_ERRORS
 from cra.shared.settings import Settings
-
-MAX_TAGS: Final = 128
-"""Metadata entries of an image that can be filtered by."""
-
-MAX_RESULTS: Final = 1_100
-"""The largest `limit` of a search: 1,000 results, and room for what is left out."""
 
 EF_LEAST: Final = 128
 SEARCHES_TOGETHER: Final = 16
@@ -151,7 +146,7 @@ class MilvusVectorStore:
             "tags",
             DataType.ARRAY,
             element_type=DataType.VARCHAR,
-            max_capacity=MAX_TAGS,
+            max_capacity=MAX_METADATA_ENTRIES,
             max_length=32,
         )
         index = MilvusClient.prepare_index_params()

@@ -2,6 +2,7 @@
 
 import io
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,9 +15,14 @@ import structlog
 from cra.services.embedding import releases as releases_module
 from cra.shared.adapters.object_store import connect
 from cra.shared.adapters.release_store import POINTER, S3ReleaseStore
-from cra.shared.errors import FailedPreconditionError, NotFoundError, UnavailableError
+from cra.shared.errors import (
+    FailedPreconditionError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+)
 from cra.shared.ports import Priority, ReleaseState
-from cra.shared.releases import CARD, MANIFEST, WEIGHTS, PublishedRelease, Release
+from cra.shared.releases import CARD, MANIFEST, WEIGHTS, Manifest, PublishedRelease, Release
 from cra.shared.settings import Settings
 from tests.embedding import RED, SOON, TOWER, Service, running, text_vector, wait_until
 from tests.fakes import picture
@@ -326,11 +332,50 @@ def test_a_release_that_kills_its_process_is_refused(
     service: Service, publish: Callable[..., Release]
 ) -> None:
     """A poison release is not loaded again and again; queries go on."""
-    service.towers.bad["poison"] = UnavailableError("the tower's process died")
+    service.towers.deadly.add("poison")
     release = publish("poison")
     wait_for(service, release.name, ReleaseState.REFUSED)
     assert service.towers.loads == ["poison"] * releases_module.MAX_DEATHS
     assert service.encoder.embed_texts(["红"]).text_release == BASE
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [UnavailableError("no space is left to convert it"), OSError(28, "No space left on device")],
+    ids=["converting", "writing"],
+)
+def test_a_fault_that_passes_refuses_no_release(
+    service: Service, publish: Callable[..., Release], fault: Exception
+) -> None:
+    """What is wrong with a disk or a process is tried again, ever more rarely, until it loads.
+
+    Break: count whatever is unavailable as a death, as was done.
+    """
+    service.towers.bad["large"] = fault
+    release = publish("large")
+    tries = releases_module.MAX_DEATHS + 2
+    wait_until(lambda: service.releases._postponements[release.name] == tries)
+    assert service.towers.loads == ["large"] * tries
+    assert service.releases._postponed[release.name] > time.monotonic() + 0.5
+    del service.towers.bad["large"]
+    wait_for(service, release.name, ReleaseState.LOADED)
+
+
+def test_a_release_that_may_not_be_read_yet_is_refused_by_nobody(
+    service: Service, publish: Callable[..., Release], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy that lets the service list and not yet read is mended without a restart."""
+    denied = threading.Event()
+
+    def deny(_name: str) -> Manifest:
+        denied.set()
+        raise PermissionDeniedError("object store: AccessDenied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service.releases._store, "manifest", deny)
+        release = publish("denied")
+        assert denied.wait(SOON)
+    wait_for(service, release.name, ReleaseState.LOADED)
 
 
 def test_a_lost_release_is_loaded_again(

@@ -184,6 +184,29 @@ def test_one_alone_answers_whatever_the_pointer_says(old: Tower) -> None:
     assert Towers(old).current().image_tower == OLD
 
 
+def test_a_replica_that_read_no_pointer_chooses_nothing(
+    old: Tower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that started while the bucket was down answers with its own text tower, which is no move.
+
+    When all of them have said so for a while it is. Break: take what was said last.
+    """
+    monkeypatch.setattr(towers_module, "MODELS_LAST", 0.0)
+    towers = Towers(old)
+
+    def is_active(replica: tuple[list[str], int]) -> str:
+        old.has, old.follows = replica
+        return towers.current().models.active_release.name
+
+    knows, blind = (["tuned-11111111", "old-00000000"], 3), (["old-00000000"], 0)
+    for _ in range(3):
+        assert is_active(knows) == is_active(blind) == "tuned-11111111"
+    rolled_back = (["old-00000000", "tuned-11111111"], 4)
+    assert is_active(rolled_back) == is_active(knows) == "old-00000000"
+    monkeypatch.setattr(towers_module, "CHOICE_LASTS", 0.0)
+    assert is_active(knows) == "tuned-11111111"
+
+
 def test_the_release_is_the_chosen_one_at_once(towers: Towers, old: Tower, new: Tower) -> None:
     """The new image tower answers with what was chosen before its own encoder has seen that.
 

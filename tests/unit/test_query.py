@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cra.search.v1 import search_pb2 as pb
-from cra.services.gateway.query import DEFAULT_TOP_K, MAX_IMAGE_BYTES, Query, parse
-from cra.shared.domain import ObjectRef, SearchFilter
+from cra.services.gateway.query import DEFAULT_TOP_K, Query, parse
+from cra.shared.domain import MAX_IMAGE_BYTES, ObjectRef, SearchFilter
 from cra.shared.errors import InvalidArgumentError
 
 BIG = bytes(MAX_IMAGE_BYTES)

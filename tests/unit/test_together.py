@@ -174,6 +174,45 @@ def test_one_who_is_short_of_time_fails_nobody_else() -> None:
     assert not together._lines
 
 
+def test_one_behind_the_other_who_are_short_of_time_starve_nobody() -> None:
+    """Who was taken along twice by callers with too little time then goes alone.
+
+    Broken on purpose: with `return others`, whoever waits goes on failing with the next hasty one.
+    """
+    called: list[list[int]] = []
+    go, entered = threading.Event(), threading.Semaphore(0)
+
+    def call(_: str, items: Sequence[int], left: float) -> list[int]:
+        called.append(list(items))
+        entered.release()
+        if items == [1]:
+            assert go.wait(20)
+        elif left < 60:
+            threading.Event().wait(left)
+            raise UnavailableError("no answer")
+        return [item * item for item in items]
+
+    together = Together(call, most=5, name="the test")
+    with ThreadPoolExecutor(5) as pool:
+        first = pool.submit(together, "a", 1)
+        assert entered.acquire(timeout=20)
+        hasty = [pool.submit(_asked_by(1), together, "a", 2)]
+        wait_until(lambda: len(together._lines["a"]) == 1, "the hasty one waits", 20)
+        patient = pool.submit(_asked_by(600), together, "a", 3)
+        wait_until(lambda: len(together._lines["a"]) == 2, "the patient one waits", 20)
+        go.set()
+        assert entered.acquire(timeout=20)
+        hasty += [pool.submit(_asked_by(seconds), together, "a", 4) for seconds in (2, 3)]
+        assert patient.result(20) == 9
+        assert first.result(20) == 1
+        for one in hasty:
+            assert isinstance(one.exception(20), DeadlineExceededError)
+    assert called[:2] == [[1], [2, 3]]
+    assert 3 in called[2]
+    assert [3] in called[3:]
+    assert not together._lines
+
+
 def test_many_at_once() -> None:
     """Of 2,000 calls by 32 threads each has its own result, and none waits for ever."""
     together = Together[str, int, int](

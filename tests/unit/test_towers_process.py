@@ -291,6 +291,21 @@ def test_a_forward_without_end_is_replaced(hasty: TowerProcesses) -> None:
     assert hasty.encode_texts(hasty.info.release, ["红门"])
 
 
+def test_the_end_waits_for_no_lock_of_a_call_that_hangs(folder: Path) -> None:
+    """A service that ends while a process is given up ends, and starts no other one.
+
+    Broken on purpose: with the pipes taken under the lock, each waits for the other for ever.
+    """
+    towers = TowerProcesses(Settings(model=str(folder), device="cpu", runtime="torch"))
+    life = towers._text._life
+    with ThreadPoolExecutor(2) as pool:
+        hanging = pool.submit(towers._text.run, _for_ever, seconds=2.0)
+        wait_until(life.control.empty)
+        pool.submit(towers.close).result(60)
+        assert isinstance(hanging.exception(20), UnavailableError)
+    assert towers._text._life is life
+
+
 def test_ctrl_c_is_for_the_parent(towers: TowerProcesses) -> None:
     """SIGINT, which a terminal sends to the whole group, does not end a tower before its parent."""
     os.kill(towers._text.run(os.getpid), signal.SIGINT)
