@@ -14,7 +14,6 @@ from typing import Any, Final, TypeVar
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import LockError
 from redis.retry import Retry
 
 from cra.shared import tracing
@@ -349,8 +348,8 @@ class Ledger:
         _call(self._reconciling.reacquire)
 
     def end_reconcile(self) -> None:
-        """Let others reconcile; one that was held up for longer than its lease need not."""
-        with contextlib.suppress(LockError):
+        """Let others reconcile, who may at the end of the lease at the latest."""
+        with contextlib.suppress(redis.RedisError):
             self._reconciling.release()
 
     def note_reconcile(self, summary: dict[str, Any]) -> None:
