@@ -237,6 +237,8 @@ def add_errors(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             # Where it is broken stands in place of a field.
             field, problem = "body", f"is no JSON: {first['ctx']['error']} at {first['loc'][-1]}"
+        elif first["type"] == "string_unicode":
+            problem = "is not valid Unicode"
         return _answer(400, "INVALID_ARGUMENT", f"{field}: {problem}", field=field)
 
     async def http(request: Request, error: Exception) -> Response:

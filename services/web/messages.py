@@ -21,7 +21,9 @@ _Query = TypeVar("_Query", pb.SearchRequest, pb.Term)
 
 
 class _Asked(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    # A least length, of whatever size, has pydantic look into every string: half a character, as
+    # JSON can hold it, else passes here and is one in no message.
+    model_config = ConfigDict(extra="forbid", str_min_length=0)
 
 
 class TermIn(_Asked):

@@ -105,44 +105,6 @@ def test_facets_count_what_groups_and_not_what_tells_apart(page: Page) -> None:
     assert body["folders"] == [{"value": "west/", "count": 30}, {"value": "north/", "count": 15}]
 
 
-@pytest.mark.parametrize(
-    ("asked", "field"),
-    [
-        ({}, "query"),
-        ({"text": ""}, "text"),
-        ({"text": "红", "top_k": 201}, "top_k"),
-        ({"text": "红", "colour": "red"}, "colour"),
-        ({"text": "红", "terms": [{"text": "绿", "weight": 0}]}, "terms[0].weight"),
-        ({"text": "红", "terms": [{"text": "绿", "weight": "much"}]}, "terms[0].weight"),
-        ({"image": base64.b64encode(b"text").decode()}, "image"),
-        ({"text": "红", "page_token": "made-up"}, "page_token"),
-        ({"text": "红", "filter": {"ingested_after": "yesterday"}}, "filter.ingested_after"),
-    ],
-)
-def test_a_bad_request_names_the_field(page: Page, asked: dict[str, object], field: str) -> None:
-    """Whether the page or the gateway finds it, the error has one form.
-
-    Break: leave FastAPI's own handler of validation errors in.
-    """
-    answer = page.search(**asked)
-    assert answer.status_code == 400
-    body = answer.json()
-    assert (body["code"], body["field"]) == ("INVALID_ARGUMENT", field)
-    assert body["message"]
-
-
-@pytest.mark.parametrize("content", [b'{"text": ', b"", b"[]", b'"\xff"'])
-def test_a_body_that_is_no_json_object_is_the_field_at_fault(page: Page, content: bytes) -> None:
-    """Broken, missing, of another type or not even text: the field is `body`.
-
-    Break: leave `json_invalid` to `_path`.
-    """
-    kind = {"Content-Type": "application/json"}
-    answer = page.client.post("/api/search", content=content, headers=kind)
-    body = answer.json()
-    assert (answer.status_code, body["code"], body["field"]) == (400, "INVALID_ARGUMENT", "body")
-
-
 def test_other_errors_have_the_same_form(page: Page) -> None:
     """Unknown images, paths and methods are errors as JSON too."""
     missing = page.search(image_id="images/none.png")
