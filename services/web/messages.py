@@ -1,7 +1,7 @@
 """The JSON of `/api`: the contract of proto/cra/search/v1, field by field, and back."""
 
 from datetime import UTC, datetime
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -12,10 +12,14 @@ from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.search.v1 import search_pb2 as pb
 from cra.services.web.links import Links
 from cra.shared.domain import ObjectRef
+from cra.shared.errors import InvalidArgumentError
 from cra.shared.ports import Models
 
 PICTURE = "a picture as encoded bytes (JPEG, PNG, WebP, …) in base64, at most 10 MiB before it"
 
+
+_KINDS: Final = ("text", "image", "image_id")
+"""Of queries, of which the contract's `oneof` takes one."""
 
 _Query = TypeVar("_Query", pb.SearchRequest, pb.Term)
 
@@ -65,9 +69,16 @@ class SearchIn(_Asked):
     )
 
     def message(self) -> pb.SearchRequest:
-        """Return the gateway's request."""
+        """Return the gateway's request.
+
+        Raises:
+            InvalidArgumentError: it, or a term, holds several queries.
+        """
         request = pb.SearchRequest(
-            terms=[_filled(pb.Term(weight=term.weight), term) for term in self.terms],
+            terms=[
+                _filled(pb.Term(weight=term.weight), term, f"terms[{number}]")
+                for number, term in enumerate(self.terms)
+            ],
             top_k=self.top_k,
             page_token=self.page_token,
             min_score=self.min_score,
@@ -78,7 +89,7 @@ class SearchIn(_Asked):
             fold_duplicates=self.fold_duplicates,
             expand=self.expand,
         )
-        return _filled(request, self)
+        return _filled(request, self, "query")
 
     def _filter(self) -> pb.Filter:
         asked = self.filter
@@ -255,14 +266,19 @@ class ErrorOut(BaseModel):
     retry_after: float | None = Field(None, description="seconds, if a retry may help")
 
 
-def _filled(message: _Query, asked: SearchIn | TermIn) -> _Query:
-    """Set the query of a request or term."""
-    if asked.text is not None:
-        message.text = asked.text
-    if asked.image is not None:
-        message.image = asked.image
-    if asked.image_id is not None:
-        message.image_id = asked.image_id
+def _filled(message: _Query, asked: SearchIn | TermIn, field: str) -> _Query:
+    """Set the query of a request or term; of several, protobuf would keep the last in silence.
+
+    Raises:
+        InvalidArgumentError: there are several.
+    """
+    given = [name for name in _KINDS if getattr(asked, name) is not None]
+    if len(given) > 1:
+        raise InvalidArgumentError(
+            field, f"holds {' and '.join(given)}; one of them is allowed, more go into terms"
+        )
+    for name in given:
+        setattr(message, name, getattr(asked, name))
     return message
 
 

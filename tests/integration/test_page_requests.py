@@ -7,7 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from cra.shared.settings import Settings
+from tests.fakes import COLOURS, picture
 from tests.page import OWN, Page, serving
+
+PICTURE = base64.b64encode(picture(COLOURS["绿"])).decode()
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +104,33 @@ def test_a_body_that_is_no_json_object_is_the_field_at_fault(page: Page, content
     answer = page.client.post("/api/search", content=content, headers=kind)
     body = answer.json()
     assert (answer.status_code, body["code"], body["field"]) == (400, "INVALID_ARGUMENT", "body")
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "given"),
+    [
+        ({"text": "红", "image_id": "images/a"}, "query", "text and image_id"),
+        ({"text": "红", "image": PICTURE, "image_id": "images/a"}, "query", "text and image and"),
+        (
+            {"text": "红", "terms": [{"text": "绿", "image": PICTURE}]},
+            "terms[0]",
+            "text and image;",
+        ),
+    ],
+)
+def test_of_several_queries_none_is_dropped(
+    page: Page, asked: dict[str, object], field: str, given: str
+) -> None:
+    """One text, picture or image_id is asked for at a time; a request of more is refused.
+
+    Break: set each of them in `_filled`, whichever others there are.
+    """
+    answer = page.search(**asked)
+    body = answer.json()
+    assert (answer.status_code, body["code"], body["field"]) == (400, "INVALID_ARGUMENT", field)
+    assert given in body["message"]
+
+
+def test_terms_stand_beside_one_query(page: Page) -> None:
+    """A text may have terms by its side, and each of those its own kind of query."""
+    assert page.search(text="红", terms=[{"image": PICTURE}]).status_code == 200
