@@ -134,3 +134,27 @@ def test_of_several_queries_none_is_dropped(
 def test_terms_stand_beside_one_query(page: Page) -> None:
     """A text may have terms by its side, and each of those its own kind of query."""
     assert page.search(text="红", terms=[{"image": PICTURE}]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "!!!",
+        f"{PICTURE[:40]}\n{PICTURE[40:]}",
+        f"data:image/png;base64,{PICTURE}",
+        "_-_-",
+        "iVBORw",
+    ],
+    ids=["none", "lines", "data", "url", "unfilled"],
+)
+@pytest.mark.parametrize("field", ["image", "terms[0].image"])
+def test_base64_is_taken_whole_or_not_at_all(page: Page, image: str, field: str) -> None:
+    """Nothing of a picture is passed over as none of the alphabet.
+
+    Break: `Base64Bytes` of pydantic for `_Picture`.
+    """
+    asked = {"image": image} if field == "image" else {"terms": [{"image": image}]}
+    answer = page.search(**asked)
+    body = answer.json()
+    assert (answer.status_code, body["code"], body["field"]) == (400, "INVALID_ARGUMENT", field)
+    assert body["message"].startswith(f"{field}: is no Base64 ")
