@@ -237,6 +237,9 @@ def add_errors(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             # Where it is broken stands in place of a field.
             field, problem = "body", f"is no JSON: {first['ctx']['error']} at {first['loc'][-1]}"
+        elif field == "body" and isinstance(first.get("input"), bytes):
+            # Asked for, since a page elsewhere may send any other without a question.
+            problem = "is taken for JSON with the header Content-Type: application/json alone"
         elif first["type"] == "string_unicode":
             problem = "is not valid Unicode"
         return _answer(400, "INVALID_ARGUMENT", f"{field}: {problem}", field=field)

@@ -48,6 +48,19 @@ def test_a_bad_request_names_the_field(page: Page, asked: dict[str, object], fie
     assert body["message"]
 
 
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "text/plain"}])
+@pytest.mark.parametrize("path", ["search", "failures/retry"])
+def test_json_has_to_say_that_it_is(page: Page, path: str, headers: dict[str, str]) -> None:
+    """A body without its type, or of one that other origins may send, is told what it lacks.
+
+    Break: `strict_content_type=False`, or leave what is wrong to FastAPI's own words.
+    """
+    answer = page.client.post(f"/api/{path}", content=b"{}", headers={**OWN, **headers})
+    body = answer.json()
+    assert (answer.status_code, body["code"], body["field"]) == (400, "INVALID_ARGUMENT", "body")
+    assert "Content-Type: application/json" in body["message"]
+
+
 HALF = "\ud800"
 """Half a character: JSON can hold it, UTF-8 cannot."""
 
@@ -158,3 +171,23 @@ def test_base64_is_taken_whole_or_not_at_all(page: Page, image: str, field: str)
     body = answer.json()
     assert (answer.status_code, body["code"], body["field"]) == (400, "INVALID_ARGUMENT", field)
     assert body["message"].startswith(f"{field}: is no Base64 ")
+
+
+def test_other_errors_have_the_same_form(page: Page) -> None:
+    """Unknown images, paths and methods are errors as JSON too."""
+    missing = page.search(image_id="images/none.png")
+    assert (missing.status_code, missing.json()["code"]) == (404, "NOT_FOUND")
+    assert page.client.get("/api/nowhere").json()["code"] == "NOT_FOUND"
+    assert page.client.get("/api/search").status_code == 405
+    assert page.client.get("/api/search").json()["code"] == "INVALID_ARGUMENT"
+
+
+def test_a_body_has_a_limit_that_holds_while_it_streams(page: Page) -> None:
+    """A search of more than 16 MiB is refused, whether it tells its length or not."""
+    piece = b" " * 2**20
+    for content in (piece * 17, (piece for _ in range(17))):
+        answer = page.client.post(
+            "/api/search", content=content, headers={"Content-Type": "application/json"}
+        )
+        assert (answer.status_code, answer.json()["code"]) == (413, "INVALID_ARGUMENT")
+        assert answer.json()["field"] == "body"
