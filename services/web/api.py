@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request
+from starlette.concurrency import run_in_threadpool
 
 from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.search.v1 import search_pb2 as search
@@ -133,16 +134,28 @@ def create_api(settings: Settings, backends: Backends, links: Links) -> APIRoute
             uploads.check_size(int(size))
         return await uploads.put(request.stream(), name, folder, caption)
 
-    @api.get("/images/state", summary="How far an object is", dependencies=[Depends(changes)])
+    @api.get(
+        "/images/state",
+        summary="How far one version of an object is",
+        description="NOT_FOUND if it is not in the bucket, or was deleted or overwritten since.",
+        dependencies=[Depends(changes)],
+    )
     async def state(image_id: str, etag: str, request: Request) -> ImageStateOut:
-        return await while_it_waits(request, _state(backends, links, image_id, etag))
+        ref = ObjectRef.parse(image_id)
+        if ref.bucket not in settings.buckets:
+            raise NotFoundError(f"{image_id} is in no bucket that is indexed")
+        return await while_it_waits(request, _state(backends, links, ref, etag))
 
     return api
 
 
-async def _state(backends: Backends, links: Links, image_id: str, etag: str) -> ImageStateOut:
-    """Return whether one version of an object is indexed, has failed, or is still in line."""
-    ref = ObjectRef.parse(image_id)
+async def _state(backends: Backends, links: Links, ref: ObjectRef, etag: str) -> ImageStateOut:
+    """Return whether one version of an object is indexed, has failed, or is still in line.
+
+    Raises:
+        NotFoundError: it is none of that, and in the bucket no longer: nothing will become of it.
+    """
+    image_id = ref.image_id
     question = search.SearchRequest(
         image_id=image_id,
         top_k=1,
@@ -160,4 +173,9 @@ async def _state(backends: Backends, links: Links, image_id: str, etag: str) -> 
     for failure in listed.failures:
         if failure.etag == etag:
             return ImageStateOut(state="failed", reason=failure.reason, message=failure.message)
+    there = await run_in_threadpool(backends.objects.look, ref)
+    if there is None:
+        raise NotFoundError(f"{image_id} is not in the bucket")
+    if there.version.etag != etag:
+        raise NotFoundError(f"{image_id} has another ETag: {there.version.etag}")
     return ImageStateOut(state="waiting")

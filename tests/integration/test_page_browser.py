@@ -74,6 +74,26 @@ def test_typing_moving_opening_uploading(page: Page) -> None:
         view.close()
 
 
+def test_an_upload_that_is_taken_away_is_followed_no_more(page: Page) -> None:
+    """What was deleted before it was indexed fails in its row, and is not asked for any more.
+
+    Break: leave NOT_FOUND out of `follow`.
+    """
+    with browser() as running:
+        view = View(running, page.url)
+        view.open()
+        view.page.get_by_role("button", name="上传").click()
+        content = picture((30, 120, 30), (120, 80))
+        files = [{"name": "gone.png", "mimeType": "image/png", "buffer": content}]
+        view.page.locator("#upload-files").set_input_files(files)  # type: ignore[arg-type]
+        view.page.get_by_text("已上传").wait_for()
+        there = page.store.list_objects("images", prefix="uploads/", recursive=True)
+        (key,) = [one.object_name or "" for one in there if "gone.png" in (one.object_name or "")]
+        page.store.remove_object("images", key)
+        view.page.locator("li.failed").get_by_text("找不到了").wait_for()
+        view.close()
+
+
 def test_an_address_of_nothing_leads_to_the_search(page: Page) -> None:
     """It is a page like the others, and its button opens the wall."""
     with browser() as running:

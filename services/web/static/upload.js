@@ -101,7 +101,13 @@ export function createUpload(limits, actions) {
           return;
         }
       } catch (error) {
-        row.say(explain(error).what); // It may come back; what was sent is safe.
+        const { what } = explain(error);
+        // Deleted or overwritten since; stores that hide what is missing say that it is not allowed.
+        if (["NOT_FOUND", "PERMISSION_DENIED"].includes(error.code)) {
+          row.fail(what);
+          return;
+        }
+        row.say(what); // It may come back; what was sent is safe.
       }
       if (performance.now() - began > SLOW) row.say(t("upload-slow"));
       await new Promise((resolve) => setTimeout(resolve, LOOK));
