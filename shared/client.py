@@ -14,7 +14,8 @@ import grpc
 from cra.search.v1 import search_pb2 as pb
 from cra.search.v1 import search_pb2_grpc as pb_grpc
 from cra.shared import rpc
-from cra.shared.errors import ResourceExhaustedError, UnavailableError
+from cra.shared.errors import InvalidArgumentError, ResourceExhaustedError, UnavailableError
+from cra.shared.limits import MAX_IMAGE_BYTES
 from cra.shared.tls import ClientTls
 
 if TYPE_CHECKING:  # settings need more than a client is installed with
@@ -140,6 +141,7 @@ class SearchClient:
         return self._call(request)
 
     def _call(self, request: pb.SearchRequest) -> pb.SearchResponse:
+        _check_pictures(request)
         try:
             with rpc.client_span(SERVICE, "Search"):
                 return self._stub.Search(request, timeout=self._timeout)
@@ -148,6 +150,7 @@ class SearchClient:
 
     async def answer(self, request: pb.SearchRequest) -> pb.SearchResponse:
         """Send a request as it is, once, from a coroutine; if that is cancelled, so is the call."""
+        _check_pictures(request)
         try:
             with rpc.client_span(SERVICE, "Search"):
                 response: pb.SearchResponse = await rpc.answer(
@@ -175,3 +178,15 @@ class SearchClient:
             yield from self._stub.SearchStream(messages)
         except grpc.RpcError as error:
             raise rpc.from_rpc_error(error, self._server) from error
+
+
+def _check_pictures(request: pb.SearchRequest) -> None:
+    """Refuse a picture that is too large as the gateway would: gRPC may not even send it there."""
+    holders: list[tuple[str, pb.SearchRequest | pb.Term]] = [("image", request)]
+    holders += [(f"terms[{number}].image", term) for number, term in enumerate(request.terms)]
+    for field, holder in holders:
+        size = len(holder.image)
+        if size > MAX_IMAGE_BYTES:
+            raise InvalidArgumentError(
+                field, f"has {size} bytes; 1 to {MAX_IMAGE_BYTES} are allowed"
+            )

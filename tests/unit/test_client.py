@@ -1,5 +1,6 @@
 """The client's patience: tries again after the server's pause, as often as it was told."""
 
+import asyncio
 from collections.abc import Iterator
 from concurrent import futures
 
@@ -12,8 +13,9 @@ from cra.search.v1 import search_pb2 as pb
 from cra.search.v1 import search_pb2_grpc as pb_grpc
 from cra.services.cli.group import cra
 from cra.shared import rpc
-from cra.shared.client import SearchClient
+from cra.shared.client import SERVICE, SearchClient
 from cra.shared.errors import CraError, InvalidArgumentError, ResourceExhaustedError
+from cra.shared.limits import MAX_IMAGE_BYTES
 
 
 class Busy(pb_grpc.SearchServiceServicer):
@@ -45,7 +47,8 @@ class Busy(pb_grpc.SearchServiceServicer):
 def busy() -> Iterator[tuple[Busy, str]]:
     """A gateway and where it is."""
     servicer = Busy()
-    server = grpc.server(futures.ThreadPoolExecutor(2))
+    limit = ("grpc.max_receive_message_length", rpc.MAX_MESSAGE_BYTES[SERVICE])
+    server = grpc.server(futures.ThreadPoolExecutor(2), options=[limit])
     pb_grpc.add_SearchServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -103,3 +106,23 @@ def test_what_is_asked_for_is_sent_and_nothing_else(busy: tuple[Busy, str]) -> N
     assert CliRunner().invoke(cra, arguments, env=environment).exit_code == 0
     assert servicer.request.min_relevance == 0.25
     assert servicer.request.fold_duplicates
+
+
+@pytest.mark.parametrize("size", [MAX_IMAGE_BYTES + 1, 68_000_009], ids=["by one", "for gRPC"])
+def test_too_large_a_picture_is_not_sent(busy: tuple[Busy, str], size: int) -> None:
+    """It is the fault of its field, by the words of the gateway, and never gRPC's own.
+
+    Break: leave `_check_pictures` out of `_call` or `answer`.
+    """
+    servicer, target = busy
+    big = bytes(size)
+    problem = rf"image: has {size} bytes; 1 to {MAX_IMAGE_BYTES} are allowed"
+    with SearchClient(target, tries=3) as client:
+        with pytest.raises(InvalidArgumentError, match=f"^{problem}$"):
+            client.search(image=big)
+        with pytest.raises(InvalidArgumentError, match=rf"^terms\[1\].{problem}$"):
+            client.search(terms=[pb.Term(text="塔"), pb.Term(image=big)])
+        with pytest.raises(InvalidArgumentError, match=f"^{problem}$"):
+            asyncio.run(client.answer(pb.SearchRequest(image=big)))
+        assert servicer.calls == 0
+        client.search(image=bytes(MAX_IMAGE_BYTES))
