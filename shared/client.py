@@ -110,6 +110,13 @@ class SearchClient:
         """
         if sum(part is not None for part in (text, image, image_id)) > 1:
             raise ValueError("give at most one of text, image and image_id; more go into terms")
+        for field, value in (
+            ("text", text),
+            ("image_id", image_id),
+            ("text_release", text_release),
+            ("page_token", page_token),
+        ):
+            _check_unicode(field, value or "")
         request = pb.SearchRequest(
             terms=terms,
             top_k=top_k,
@@ -190,3 +197,11 @@ def _check_pictures(request: pb.SearchRequest) -> None:
             raise InvalidArgumentError(
                 field, f"has {size} bytes; 1 to {MAX_IMAGE_BYTES} are allowed"
             )
+
+
+def _check_unicode(field: str, value: str) -> None:
+    """Refuse half a character, which Python's strings can hold and no message can."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(field, "is not valid Unicode") from error

@@ -126,3 +126,16 @@ def test_too_large_a_picture_is_not_sent(busy: tuple[Busy, str], size: int) -> N
             asyncio.run(client.answer(pb.SearchRequest(image=big)))
         assert servicer.calls == 0
         client.search(image=bytes(MAX_IMAGE_BYTES))
+
+
+@pytest.mark.parametrize("field", ["text", "image_id", "text_release", "page_token"])
+def test_half_a_character_is_the_fault_of_its_field(field: str) -> None:
+    """A lone surrogate is none of Python's own errors, which nobody waits for.
+
+    Break: leave `_check_unicode` out of `search`.
+    """
+    with (
+        SearchClient("dns:///127.0.0.1:9") as client,
+        pytest.raises(InvalidArgumentError, match=f"^{field}: is not valid Unicode$"),
+    ):
+        client.search(**{field: "塔\ud800"})  # type: ignore[arg-type]
