@@ -41,6 +41,7 @@ class SearchClient:
 
     Raises:
         FailedPreconditionError: a file of `tls` cannot be read or does not hold what it should.
+        UnauthenticatedError: no header can hold the key.
     """
 
     def __init__(

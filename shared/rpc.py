@@ -430,7 +430,12 @@ def open_channel(
 
     Raises:
         FailedPreconditionError: a file of `tls` cannot be read or does not hold what it should.
+        UnauthenticatedError: no header can hold the token.
     """
+    if not re.fullmatch("[!-~]*", token):
+        raise errors.UnauthenticatedError(
+            "the key or token cannot stand in a header: it may have only visible ASCII characters"
+        )
     config = {
         "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [

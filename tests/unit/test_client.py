@@ -14,7 +14,12 @@ from cra.search.v1 import search_pb2_grpc as pb_grpc
 from cra.services.cli.group import cra
 from cra.shared import rpc
 from cra.shared.client import SERVICE, SearchClient
-from cra.shared.errors import CraError, InvalidArgumentError, ResourceExhaustedError
+from cra.shared.errors import (
+    CraError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    UnauthenticatedError,
+)
 from cra.shared.limits import MAX_IMAGE_BYTES
 
 
@@ -139,3 +144,14 @@ def test_half_a_character_is_the_fault_of_its_field(field: str) -> None:
         pytest.raises(InvalidArgumentError, match=f"^{field}: is not valid Unicode$"),
     ):
         client.search(**{field: "塔\ud800"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["cra_密钥", "cra_1\n", "cra 1", "\ud800"], ids=ascii)
+def test_a_key_that_no_header_takes_is_refused_at_once(key: str) -> None:
+    """It is a wrong credential, told before any call, without what it was.
+
+    Break: leave the check out of `rpc.open_channel`.
+    """
+    with pytest.raises(UnauthenticatedError, match="only visible ASCII") as refused:
+        SearchClient("dns:///127.0.0.1:9", api_key=key)
+    assert key not in refused.value.message
