@@ -1,4 +1,4 @@
-"""The JSON of `/api`: the contract of proto/cra/search/v1, field by field, and back."""
+"""The JSON of `/api`, made into the messages of the contract and out of them."""
 
 import binascii
 from datetime import UTC, datetime
