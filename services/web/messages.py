@@ -1,41 +1,20 @@
 """The JSON of `/api`, made into the messages of the contract and out of them."""
 
-import binascii
 from datetime import UTC, datetime
 from typing import Annotated, Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from cra.ingest.v1 import ingest_pb2 as ingest
 from cra.search.v1 import search_pb2 as pb
+from cra.services.web.encoded import PICTURE, Picture
 from cra.services.web.links import Links
 from cra.shared.domain import ObjectRef
 from cra.shared.errors import InvalidArgumentError
 from cra.shared.ports import Models
-
-PICTURE = "a picture as encoded bytes (JPEG, PNG, WebP, …) in base64, at most 10 MiB before it"
-
-
-def _decoded(text: bytes) -> bytes:
-    try:
-        return binascii.a2b_base64(text, strict_mode=True)
-    except binascii.Error as error:
-        raise PydanticCustomError(
-            "base64",
-            "is no Base64 of RFC 4648, section 4: A-Z, a-z, 0-9, + and /, filled up with =; line "
-            "breaks and the alphabet for URLs are not taken",
-        ) from error
-
-
-_Picture = Annotated[
-    bytes,
-    AfterValidator(_decoded),  # pydantic's own Base64 drops whatever is none
-    WithJsonSchema({"type": "string", "format": "base64"}),
-]
 
 _KINDS: Final = ("text", "image", "image_id")
 """Of queries, of which the contract's `oneof` takes one."""
@@ -53,7 +32,7 @@ class TermIn(_Asked):
     """A part of a query: one of `text`, `image` and `image_id`, to add or to subtract."""
 
     text: str | None = None
-    image: _Picture | None = Field(None, description=PICTURE)
+    image: Picture | None = Field(None, description=PICTURE)
     image_id: str | None = None
     weight: float = Field(1.0, description="-100 to 100 and not zero; negative: less of it")
 
@@ -72,7 +51,7 @@ class SearchIn(_Asked):
     """What to look for: at most one of `text`, `image` and `image_id`, and terms."""
 
     text: str | None = Field(None, description="Chinese text, 1 to 1,000 characters")
-    image: _Picture | None = Field(None, description=PICTURE)
+    image: Picture | None = Field(None, description=PICTURE)
     image_id: str | None = Field(None, description="an indexed image, `bucket/key`")
     terms: list[TermIn] = Field([], description="at most 16")
     top_k: int = Field(20, ge=1, le=200, description="hits on a page; 1,000 over all pages")

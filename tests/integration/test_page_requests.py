@@ -164,7 +164,7 @@ def test_terms_stand_beside_one_query(page: Page) -> None:
 def test_base64_is_taken_whole_or_not_at_all(page: Page, image: str, field: str) -> None:
     """Nothing of a picture is passed over as none of the alphabet.
 
-    Break: `Base64Bytes` of pydantic for `_Picture`.
+    Break: `Base64Bytes` of pydantic for `Picture`.
     """
     asked = {"image": image} if field == "image" else {"terms": [{"image": image}]}
     answer = page.search(**asked)
