@@ -5,19 +5,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from cra.shared.errors import InvalidArgumentError
-from cra.shared.limits import MAX_IMAGE_BYTES as MAX_IMAGE_BYTES  # noqa: PLC0414  services have it from here
 
 Vector = npt.NDArray[np.float32]
 """A unit vector, float32 of shape [dimension]."""
-
-MAX_METADATA_ENTRIES: Final = 128
-"""Metadata of an image: all of it can be filtered by."""
 
 
 def is_finite(vector: Vector) -> bool:

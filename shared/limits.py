@@ -1,6 +1,9 @@
-"""What callers must know without what the services stand on: the client has no numpy."""
+"""Limits that several parts must hold alike; the client, which has no numpy, is one of them."""
 
 from typing import Final
 
 MAX_IMAGE_BYTES: Final = 10 * 2**20
 """Bytes of an encoded picture in a call."""
+
+MAX_METADATA_ENTRIES: Final = 128
+"""Metadata of an image: all of it can be filtered by."""

@@ -19,7 +19,7 @@ from cra.services.embedding.releases import Releases
 from cra.services.embedding.towers import IDLE_SHARE, LOADS_WITHIN, Towers
 from cra.shared import budget, rpc, tracing
 from cra.shared.adapters.remote_encoder import FLOAT, RELEASE_STATES
-from cra.shared.domain import MAX_IMAGE_BYTES, Vector, is_finite
+from cra.shared.domain import Vector, is_finite
 from cra.shared.errors import (
     CraError,
     DeadlineExceededError,
@@ -27,6 +27,7 @@ from cra.shared.errors import (
     InvalidArgumentError,
     UnavailableError,
 )
+from cra.shared.limits import MAX_IMAGE_BYTES
 from cra.shared.model.pixels import BadImageError, Preprocessing, check_together, prepare
 from cra.shared.model.text import check_text
 from cra.shared.settings import Settings

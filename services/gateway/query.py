@@ -8,8 +8,9 @@ import numpy as np
 
 from cra.search.v1 import search_pb2 as pb
 from cra.shared import rpc
-from cra.shared.domain import MAX_IMAGE_BYTES, ObjectRef, SearchFilter
+from cra.shared.domain import ObjectRef, SearchFilter
 from cra.shared.errors import InvalidArgumentError
+from cra.shared.limits import MAX_IMAGE_BYTES
 from cra.shared.model.text import check_text
 
 DEFAULT_TOP_K: Final = 20

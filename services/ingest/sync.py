@@ -14,7 +14,6 @@ from cra.services.ingest import metrics
 from cra.services.ingest.ledger import Failure
 from cra.shared import tracing
 from cra.shared.domain import (
-    MAX_METADATA_ENTRIES,
     ImageRecord,
     IndexedImage,
     ObjectDetails,
@@ -25,6 +24,7 @@ from cra.shared.errors import (
     FailedPreconditionError,
     ResourceExhaustedError,
 )
+from cra.shared.limits import MAX_METADATA_ENTRIES
 from cra.shared.model.pixels import BadImageError, PreparedImage, Preprocessing, prepare
 from cra.shared.ports import (
     EncodedImages,

@@ -32,8 +32,9 @@ from cra.services.web.messages import (
 )
 from cra.services.web.uploads import Uploads
 from cra.shared.adapters.object_store import connect
-from cra.shared.domain import MAX_IMAGE_BYTES, ObjectRef
+from cra.shared.domain import ObjectRef
 from cra.shared.errors import NotFoundError, PermissionDeniedError
+from cra.shared.limits import MAX_IMAGE_BYTES
 from cra.shared.settings import Settings
 
 FAILURES: Final = 50

@@ -21,7 +21,6 @@ from cra.shared import rpc, tracing
 from cra.shared.adapters.milvus_search import RECORD, VECTOR, Alike, Hit, Searcher
 from cra.shared.adapters.together import Together
 from cra.shared.domain import (
-    MAX_METADATA_ENTRIES,
     ImageRecord,
     IndexedImage,
     IndexEntry,
@@ -32,6 +31,7 @@ from cra.shared.domain import (
     Version,
 )
 from cra.shared.errors import FailedPreconditionError, UnavailableError
+from cra.shared.limits import MAX_METADATA_ENTRIES
 from cra.shared.metrics import DEPENDENCY_ERRORS
 from cra.shared.settings import Settings
 

@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2
 
 from cra.embedding.v1 import embedding_pb2 as pb
 from cra.shared import errors, rpc
-from cra.shared.domain import MAX_IMAGE_BYTES
+from cra.shared.limits import MAX_IMAGE_BYTES
 from cra.shared.model.pixels import Preprocessing, prepare
 from cra.shared.ports import ImageProblem, Priority
 from tests.embedding import (

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from cra.search.v1 import search_pb2 as pb
 from cra.services.gateway.query import DEFAULT_TOP_K, Query, parse
-from cra.shared.domain import MAX_IMAGE_BYTES, ObjectRef, SearchFilter
+from cra.shared.domain import ObjectRef, SearchFilter
 from cra.shared.errors import InvalidArgumentError
+from cra.shared.limits import MAX_IMAGE_BYTES
 
 BIG = bytes(MAX_IMAGE_BYTES)
 
