@@ -27,11 +27,17 @@ MEGA = 1_000_000
 
 
 def _key_prefix(_context: click.Context, option: click.Parameter, prefix: str) -> str:
-    if prefix.startswith("/"):
+    *folders, rest = prefix.replace("\\", "/").split("/")
+    kept = "/".join([*filter(None, folders), rest])
+    if kept != prefix:
         raise click.BadParameter(
-            f"{prefix!r} begins with /, which the object store would drop: "
-            f"give {prefix.lstrip('/')!r}",
+            f"{prefix!r} begins with / or has // or a backslash, of which the object store would "
+            f"make another prefix: give {kept!r}",
             param=option,
+        )
+    if not {".", ".."}.isdisjoint(folders):
+        raise click.BadParameter(
+            f"{prefix!r} has a folder `.` or `..`, which the object store refuses", param=option
         )
     return prefix
 
@@ -89,7 +95,7 @@ def put(
     with _stopped_by_ctrl_c() as stop:
         try:
             uploads, others = find_uploads(paths, prefix)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             raise click.ClickException(str(error)) from error
         if not uploads:
             raise click.ClickException("there is no image file below these paths")
@@ -155,7 +161,10 @@ def _report(summary: Summary, bucket: str, total: int, others: int, as_json: boo
         fields = {
             "put": summary.put,
             "skipped": summary.skipped,
-            "failed": [{"file": str(one.file), "problem": text} for one, text in summary.failed],
+            "failed": [
+                {"file": click.format_filename(one.file), "problem": text}
+                for one, text in summary.failed
+            ],
             "left": summary.left,
             "not_images": others,
             "bytes": summary.bytes,
@@ -165,7 +174,7 @@ def _report(summary: Summary, bucket: str, total: int, others: int, as_json: boo
         click.echo(json.dumps(fields, ensure_ascii=False))
         return
     for upload, text in summary.failed:
-        said = Text.assemble(("not put", "red"), f" {upload.file}: {text}")
+        said = Text.assemble(("not put", "red"), f" {click.format_filename(upload.file)}: {text}")
         err.print(said, soft_wrap=True)  # one line for each, which can be searched for
     seconds = max(summary.seconds, 1e-3)
     speed = (
@@ -178,7 +187,11 @@ def _report(summary: Summary, bucket: str, total: int, others: int, as_json: boo
         f"{summary.left} left{speed if summary.put else ''}"
     )
     if others:
-        err.print(f"left out: {count(others, 'file')} whose name is not an image's")
+        err.print(
+            f"left out: {count(others, 'other')}: no image's name, or no file, such as a link to "
+            "nothing or to a folder",
+            soft_wrap=True,
+        )
     if summary.stopped:
         err.print(f"stopped: {summary.stopped}; the same command goes on from here")
 

@@ -76,25 +76,25 @@ def find_uploads(paths: Iterable[Path], prefix: str = "") -> tuple[list[Upload],
     A file below a folder keeps its path from that folder on.
 
     Returns:
-        The files, and how many others the folders hold.
+        The files, and how much else the folders hold, other than folders.
 
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: two files would get one key.
+        ValueError: a path is neither a file nor a folder, or two files would get one key.
     """
     uploads = []
     others = set()
     for path in paths:
         if path.is_dir():
             for file in sorted(path.rglob("*")):
-                if not file.is_file():
-                    continue
-                if file.suffix.lower() in SUFFIXES:
+                if file.is_file() and file.suffix.lower() in SUFFIXES:
                     uploads.append(Upload(file, prefix + file.relative_to(path).as_posix()))
-                else:
+                elif not file.is_dir() or file.is_symlink():  # nobody looks behind such a link
                     others.add(file)
         elif path.is_file():
             uploads.append(Upload(path, prefix + path.name))
+        elif path.exists():
+            raise ValueError(f"{path} is {_kind(path)}, and neither a file nor a folder")
         else:
             raise FileNotFoundError(f"{path} does not exist")
     files: dict[str, Path] = {}
@@ -104,6 +104,23 @@ def find_uploads(paths: Iterable[Path], prefix: str = "") -> tuple[list[Upload],
             raise ValueError(f"{other} and {upload.file} would both become {upload.key}")
     others -= set(files.values())  # named by itself as well
     return [Upload(file, key) for key, file in files.items()], len(others)
+
+
+def _kind(path: Path) -> str:
+    if path.is_fifo():
+        return "a FIFO"
+    return "a socket" if path.is_socket() else "a device"
+
+
+def key_problem(key: str) -> str:
+    """Return why an object store would not keep a file under this key; empty if it would."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return "its name is no UTF-8, so that it can be no key"
+    if "\\" in key:
+        return "its name has a backslash, of which the object store would make a slash"
+    return ""
 
 
 def held_objects(
@@ -233,9 +250,11 @@ def put_all(
     """
     began = time.monotonic()
     stop = stop or threading.Event()
+    failed = [(one, problem) for one in uploads if (problem := key_problem(one.key))]
+    uploads = [one for one in uploads if not key_problem(one.key)]
     held = {} if force else held_objects(client, bucket, uploads, stop)
     put = _Putter(client, bucket, metadata, held, stop)
-    summary = Summary(left=len(uploads))
+    summary = Summary(failed=failed, left=len(uploads))
     silent = 0
     with ThreadPoolExecutor(parallel) as pool:
         running = {pool.submit(put, one): one for one in uploads}

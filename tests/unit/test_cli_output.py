@@ -1,5 +1,6 @@
 """What `cra` prints: names and captions as they are, whole, whatever they hold."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +127,50 @@ def test_put_refuses_a_bucket_that_nobody_indexes(tmp_path: Path) -> None:
     assert "'nope' is not indexed; CRA_BUCKETS has: images, plans" in done.output
 
 
-def test_put_refuses_a_prefix_that_the_store_would_change(tmp_path: Path) -> None:
-    """A key would not be where it was put; the message says what to give."""
+@pytest.mark.parametrize(
+    ("prefix", "told"),
+    [
+        ("/abs/", "give 'abs/'"),
+        ("a//b/", "give 'a/b/'"),
+        ("a//", "give 'a/'"),
+        ("/", "give ''"),
+        ("a\\b", "give 'a/b'"),
+        ("a/../b/", "a folder `.` or `..`"),
+        ("./", "a folder `.` or `..`"),
+    ],
+)
+def test_put_refuses_a_prefix_that_the_store_would_change(
+    tmp_path: Path, prefix: str, told: str
+) -> None:
+    """A key would not be where it was put; the message says what to give.
+
+    Break: look at the beginning of the prefix alone in `_key_prefix`.
+    """
     (tmp_path / "a.jpg").write_bytes(b"x")
-    done = CliRunner().invoke(cra, ["put", str(tmp_path), "--prefix", "/abs/"])
+    done = CliRunner().invoke(cra, ["put", str(tmp_path), "--prefix", prefix])
     assert done.exit_code == 2
     assert "'--prefix'" in done.output
-    assert "give 'abs/'" in done.output
+    assert told in done.output
+
+
+@pytest.mark.parametrize("prefix", ["", "a/b", "a/b/", "a/..", ".", "..b/"])
+def test_put_takes_a_prefix_that_the_store_keeps(tmp_path: Path, prefix: str) -> None:
+    """Dots that are no folder of their own once a file's name follows are kept as they are.
+
+    Break: look at the last part, too, in `_key_prefix`.
+    """
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    env = {"CRA_S3_ENDPOINT": "127.0.0.1:1"}
+    done = CliRunner().invoke(cra, ["put", str(tmp_path), "--prefix", prefix], env=env)
+    assert done.exit_code == 3, done.output
+
+
+def test_put_says_what_is_no_file(tmp_path: Path) -> None:
+    """What is named by itself and cannot be put is told in words, not as a file that is gone.
+
+    Break: no `_kind` in `find_uploads`.
+    """
+    os.mkfifo(tmp_path / "a.jpg")
+    done = CliRunner().invoke(cra, ["put", str(tmp_path / "a.jpg")])
+    assert done.exit_code == 1
+    assert "is a FIFO, and neither a file nor a folder" in done.output

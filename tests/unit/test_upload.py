@@ -1,5 +1,6 @@
 """What `cra put` puts where."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,22 @@ def test_folders_keep_their_paths(tmp_path: Path) -> None:
     notes = Upload(tmp_path / "notes.txt", "notes.txt")
     assert find_uploads([notes.file]) == ([notes], 0)
     assert find_uploads([tmp_path, notes.file], "campus/")[1] == 0
+
+
+def test_what_is_no_file_is_counted(tmp_path: Path) -> None:
+    """FIFOs, links to nothing and links to folders are left out with a count; folders are not.
+
+    Break: count files alone in `find_uploads`.
+    """
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "a.jpg")
+    (tmp_path / "nothing.jpg").symlink_to(tmp_path / "none")
+    (tmp_path / "to_folder").symlink_to(tmp_path / "folder")
+    os.mkfifo(tmp_path / "fifo.jpg")
+    uploads, others = find_uploads([tmp_path])
+    assert [one.key for one in uploads] == ["a.jpg", "link.jpg"]
+    assert others == 3
 
 
 def test_a_folder_is_searched_for_every_format_that_is_decoded() -> None:
