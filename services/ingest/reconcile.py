@@ -221,5 +221,5 @@ class Reconciler:
             return ""
         return (
             f"{orphans} of {entries} vectors have no object any more; at most "
-            f"{most:g} are removed unasked. Look at the buckets, then allow mass deletion"
+            f"{int(most)} are removed unasked. Look at the buckets, then allow mass deletion"
         )

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -391,6 +392,16 @@ def test_reconcile_stops_before_a_mass_deletion(world: World) -> None:
     assert last.stopped == ""
     world.drain()
     assert world.index() == set()
+
+
+def test_the_refusal_names_a_whole_number() -> None:
+    """A share of an index is seldom one, and nobody removes part of a vector.
+
+    Break: print `most` as it is in `_refusal`.
+    """
+    mass = SimpleNamespace(_max_deletion_share=0.1)
+    refusal = reconcile.Reconciler._refusal(mass, 500, 1638)  # type: ignore[arg-type]
+    assert "at most 163 are removed unasked" in refusal
 
 
 def test_status_adds_up(world: World) -> None:
