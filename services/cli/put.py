@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 from rich.progress import MofNCompleteColumn
@@ -115,13 +116,24 @@ def put(
                 force=force,
                 stop=stop,
             )
-        _report(summary, bucket, len(uploads), others, as_json)
-    if summary.stopped not in {"", STOPPED}:
-        sys.exit(LATER)
-    if stop.is_set():  # while it summed up, perhaps
-        sys.exit(INTERRUPTED)
-    bad = _wait(settings, bucket, uploads, as_json) if wait else 0
-    if summary.failed or bad:
+        told = _fields(summary, others)
+        if not as_json:
+            _report(summary, bucket, len(uploads), others)
+        elif not wait:
+            _print(told)
+    try:
+        if summary.stopped not in {"", STOPPED}:
+            sys.exit(LATER)
+        if stop.is_set():  # while it summed up, perhaps
+            sys.exit(INTERRUPTED)
+        if wait:
+            failed = {upload for upload, _ in summary.failed}
+            there = [upload for upload in uploads if upload not in failed]
+            told |= _wait(settings, bucket, there, as_json)
+    finally:  # what was put is told even if ingest does not answer
+        if as_json and wait:
+            _print(told)
+    if summary.failed or told.get("not_indexed"):
         sys.exit(1)
 
 
@@ -156,23 +168,23 @@ def _stopped_by_ctrl_c() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _report(summary: Summary, bucket: str, total: int, others: int, as_json: bool) -> None:
-    if as_json:
-        fields = {
-            "put": summary.put,
-            "skipped": summary.skipped,
-            "failed": [
-                {"file": click.format_filename(one.file), "problem": text}
-                for one, text in summary.failed
-            ],
-            "left": summary.left,
-            "not_images": others,
-            "bytes": summary.bytes,
-            "seconds": round(summary.seconds, 3),
-            "stopped": summary.stopped,
-        }
-        click.echo(json.dumps(fields, ensure_ascii=False))
-        return
+def _fields(summary: Summary, others: int) -> dict[str, Any]:
+    return {
+        "put": summary.put,
+        "skipped": summary.skipped,
+        "failed": [
+            {"file": click.format_filename(one.file), "problem": text}
+            for one, text in summary.failed
+        ],
+        "left": summary.left,
+        "not_images": others,
+        "bytes": summary.bytes,
+        "seconds": round(summary.seconds, 3),
+        "stopped": summary.stopped,
+    }
+
+
+def _report(summary: Summary, bucket: str, total: int, others: int) -> None:
     for upload, text in summary.failed:
         said = Text.assemble(("not put", "red"), f" {click.format_filename(upload.file)}: {text}")
         err.print(said, soft_wrap=True)  # one line for each, which can be searched for
@@ -196,21 +208,33 @@ def _report(summary: Summary, bucket: str, total: int, others: int, as_json: boo
         err.print(f"stopped: {summary.stopped}; the same command goes on from here")
 
 
+def _print(told: dict[str, Any]) -> None:
+    click.echo(json.dumps(told, ensure_ascii=False))
+
+
 def _are(number: int) -> str:
     return "is" if number == 1 else "are"
 
 
-def _wait(settings: Settings, bucket: str, uploads: list[Upload], as_json: bool) -> int:
-    """Wait until everything is indexed; return how many of the files cannot be."""
+def _wait(settings: Settings, bucket: str, there: list[Upload], as_json: bool) -> dict[str, Any]:
+    """Wait until everything is indexed; return what became of the files that are in the bucket."""
     with progress(as_json, MofNCompleteColumn()) as bar:
         task = bar.add_task("indexed", total=None)
         failures = wait_indexed(
             settings, lambda done, total: bar.update(task, completed=done, total=total)
         )
-    ours = {f"{bucket}/{upload.key}" for upload in uploads}
+    ours = {f"{bucket}/{upload.key}": upload for upload in there}
     bad = [failure for failure in failures if failure.image_id in ours]
-    for failure in bad:
-        err.print(Text.assemble(("not indexed", "red"), f" {failure.image_id}: {failure.message}"))
+    indexed = len(ours) - len(bad)
     if not as_json:
-        out.print(f"{len(ours) - len(bad)} of {count(len(ours), 'file')} {_are(len(ours))} indexed")
-    return len(bad)
+        for failure in bad:
+            said = f" {failure.image_id}: {failure.message}"
+            err.print(Text.assemble(("not indexed", "red"), said))
+        out.print(f"{indexed} of {count(len(ours), 'file')} {_are(len(ours))} indexed")
+    return {
+        "indexed": indexed,
+        "not_indexed": [
+            {"file": click.format_filename(ours[one.image_id].file), "problem": one.message}
+            for one in bad
+        ],
+    }

@@ -15,17 +15,24 @@ from tests.stack import Stack
 
 
 def test_put_waits_until_all_is_indexed(stack: Stack, tmp_path: Path) -> None:
-    """`cra put --wait` returns when the files can be found, and names those that cannot be."""
+    """`cra put --wait` returns when the files can be found, and names those that cannot be.
+
+    What is not in the bucket is no part of the count.
+
+    Break: count `uploads` in `_wait`, those that failed included.
+    """
     (tmp_path / "good.jpg").write_bytes(photograph(901))
     (tmp_path / "bad.jpg").write_bytes(b"this is text")
+    (tmp_path / "un\\put.jpg").write_bytes(photograph(902))
     done = stack.cra("put", str(tmp_path), "--prefix", "waited/", "--wait")
     assert done.returncode == 1
-    assert "2 of 2 files are in images: 2 put" in done.stdout
+    assert "2 of 3 files are in images: 2 put" in done.stdout
     assert "1 of 2 files are indexed" in done.stdout
     assert "not indexed images/waited/bad.jpg: " in done.stderr
     assert stack.best(photograph(901)) > ("waited/good.jpg", 0.99)
     stack.bucket.remove_object("images", "waited/bad.jpg")
     (tmp_path / "bad.jpg").unlink()
+    (tmp_path / "un\\put.jpg").unlink()
     again = stack.cra("put", str(tmp_path), "--prefix", "waited/", "--wait")
     assert again.returncode == 0, again.stderr
     assert "1 there already" in again.stdout

@@ -8,15 +8,20 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import click
+import grpc
 import pytest
 from click.testing import CliRunner, Result
 from minio import Minio
 
+from cra.ingest.v1 import ingest_pb2 as ingest
+from cra.ingest.v1 import ingest_pb2_grpc as ingest_grpc
 from cra.services.cli import upload
 from cra.services.cli.group import cra
 from cra.services.cli.upload import Upload, etag_of, held_objects, put_all
@@ -161,6 +166,64 @@ def test_what_is_left_out_is_counted(s3: Settings, folder: Path) -> None:
     assert "left out: 1 other: no image's name, or no file" in put(s3, str(folder), *where).stderr
     (folder / "notes.txt").unlink()
     assert "left out" not in put(s3, str(folder), *where).output
+
+
+class Ingest:
+    """Says that everything is indexed but one object."""
+
+    Reconcile = RetryFailures = SyncObjects = None  # which nobody asks for
+
+    def __init__(self, bad: str) -> None:
+        self._bad = bad
+
+    def GetStatus(  # noqa: N802
+        self, request: ingest.GetStatusRequest, context: grpc.ServicerContext
+    ) -> ingest.GetStatusResponse:
+        """See proto/cra/ingest/v1."""
+        return ingest.GetStatusResponse(objects=12, indexed=11, failed=1)
+
+    def ListFailures(  # noqa: N802
+        self, request: ingest.ListFailuresRequest, context: grpc.ServicerContext
+    ) -> ingest.ListFailuresResponse:
+        """See proto/cra/ingest/v1."""
+        failures = [ingest.Failure(image_id=f"images/{self._bad}", message="no picture")]
+        return ingest.ListFailuresResponse(failures=failures)
+
+
+@contextlib.contextmanager
+def ingesting(port: int, bad: str) -> Iterator[None]:
+    """Serve `Ingest` on a port."""
+    server = grpc.server(ThreadPoolExecutor(2))
+    ingest_grpc.add_IngestServiceServicer_to_server(Ingest(bad), server)  # type: ignore[arg-type]
+    assert server.add_insecure_port(f"127.0.0.1:{port}") == port
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop(None).wait()
+
+
+def test_only_what_is_in_the_bucket_counts_as_indexed(s3: Settings, folder: Path) -> None:
+    """A file that was never put is neither indexed nor waited for; JSON says what text does.
+
+    Break: count `uploads` in place of `there` in `put`.
+    """
+    (port,) = free_ports(1)
+    target = f"dns:///127.0.0.1:{port}"
+    (folder / "un\\put.jpg").write_bytes(b"x")
+    arguments = (str(folder), "--prefix", "counted/", "--wait")
+    with ingesting(port, "counted/hall/4.jpg"):
+        done = put(s3, *arguments, CRA_INGEST_TARGET=target)
+        as_json = put(s3, *arguments, "--json", CRA_INGEST_TARGET=target)
+    assert (done.exit_code, as_json.exit_code) == (1, 1)
+    assert "12 of 13 files are in images" in done.stdout
+    assert "11 of 12 files are indexed" in done.stdout
+    assert "not indexed images/counted/hall/4.jpg: no picture" in done.stderr
+    said = json.loads(as_json.stdout)
+    assert said["indexed"] == 11
+    bad = str(folder / "hall" / "4.jpg")
+    assert said["not_indexed"] == [{"file": bad, "problem": "no picture"}]
+    assert [one["file"] for one in said["failed"]] == [str(folder / "un\\put.jpg")]
 
 
 def test_metadata_counts_where_it_is_given(s3: Settings, bucket: Minio, folder: Path) -> None:
