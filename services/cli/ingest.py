@@ -1,6 +1,7 @@
 """`cra status`, `cra failures`, `cra reconcile`: how far the index follows the buckets."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -15,12 +16,14 @@ from cra.ingest.v1 import ingest_pb2_grpc as ingest_grpc
 from cra.services.cli.options import as_json
 from cra.shared import rpc
 from cra.shared.console import count, err, examples, out, print_message, table
-from cra.shared.errors import CraError
+from cra.shared.errors import CraError, UnavailableError
 from cra.shared.settings import Settings
 
 SERVICE: Final = "cra.ingest.v1.IngestService"
 WAIT_PAUSE: Final = 1.0
 """Seconds between two counts while somebody waits for the index."""
+SILENCE: Final = 30.0
+"""Seconds for which ingest may not answer them; it restarts in a few."""
 _WITHOUT_INDEX: Final = {"objects", "waiting", "failed"}
 
 
@@ -121,15 +124,25 @@ def wait_indexed(settings: Settings, progress: Callable[[int, int], None]) -> li
         progress: called now and then with the objects that are done, and all.
 
     Raises:
-        CraError: the ingest service does not answer.
+        CraError: the ingest service does not answer, for longer than a restart takes.
     """
     pause = threading.Event()
+    silent_since: float | None = None
     while True:
-        status = call_ingest(settings, "GetStatus", ingest.GetStatusRequest(refresh=True))
-        progress(status.indexed + status.failed, status.objects)
-        left = status.waiting + status.unaccounted + status.stale
-        if not left and not status.down and status.indexed + status.failed >= status.objects:
-            return list_failures(settings)
+        try:
+            status = call_ingest(settings, "GetStatus", ingest.GetStatusRequest(refresh=True))
+            progress(status.indexed + status.failed, status.objects)
+            left = status.waiting + status.unaccounted + status.stale
+            if not left and not status.down and status.indexed + status.failed >= status.objects:
+                return list_failures(settings)
+            silent_since = None
+        except UnavailableError as error:
+            now = time.monotonic()
+            if silent_since is None:
+                silent_since = now
+                err.print(f"{error.message}; it is asked for {SILENCE:g} s more", soft_wrap=True)
+            elif now - silent_since > SILENCE:
+                raise
         pause.wait(WAIT_PAUSE)
 
 

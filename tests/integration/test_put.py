@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,12 +27,14 @@ from cra.services.cli import upload
 from cra.services.cli.group import cra
 from cra.services.cli.upload import Upload, etag_of, held_objects, put_all
 from cra.shared.adapters.object_store import connect
+from cra.shared.errors import UnavailableError
 from cra.shared.settings import Settings
 from tests.fakes import picture
 from tests.faults.proxy import Proxy
 from tests.servers import free_ports, wait_until
 
 put_module = importlib.import_module("cra.services.cli.put")
+ingest_module = importlib.import_module("cra.services.cli.ingest")
 
 
 def environment(s3: Settings) -> dict[str, str]:
@@ -224,6 +227,50 @@ def test_only_what_is_in_the_bucket_counts_as_indexed(s3: Settings, folder: Path
     bad = str(folder / "hall" / "4.jpg")
     assert said["not_indexed"] == [{"file": bad, "problem": "no picture"}]
     assert [one["file"] for one in said["failed"]] == [str(folder / "un\\put.jpg")]
+
+
+def test_waiting_lasts_over_a_restart_of_ingest(
+    s3: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While ingest is silent it is asked again, and that is said once; at last it is given up.
+
+    What was put is told all the same. Break: raise at the first error in `wait_indexed`.
+    """
+    (port,) = free_ports(1)
+    arguments = (str(folder), "--prefix", "patient/", "--wait", "--json")
+    target = f"dns:///127.0.0.1:{port}"
+    silent = threading.Event()
+    real = ingest_module.call_ingest
+
+    def call(*given: Any) -> Any:
+        try:
+            return real(*given)
+        except UnavailableError:
+            silent.set()
+            raise
+
+    def restart() -> None:
+        silent.wait(30)
+        with ingesting(port, "patient/hall/4.jpg"):
+            done.wait(60)
+
+    monkeypatch.setattr(ingest_module, "call_ingest", call)
+    done = threading.Event()
+    restarting = threading.Thread(target=restart)
+    restarting.start()
+    try:
+        waited = put(s3, *arguments, CRA_INGEST_TARGET=target)
+    finally:
+        done.set()
+        restarting.join()
+    assert waited.exit_code == 1, waited.output
+    assert json.loads(waited.stdout)["indexed"] == 11
+    assert waited.stderr.count("does not answer") == 1
+    monkeypatch.setattr(ingest_module, "SILENCE", 0.1)
+    given_up = put(s3, *arguments, CRA_INGEST_TARGET=target)
+    assert given_up.exit_code == 3
+    assert "indexed" not in json.loads(given_up.stdout)
+    assert given_up.stderr.count("does not answer") == 2
 
 
 def test_metadata_counts_where_it_is_given(s3: Settings, bucket: Minio, folder: Path) -> None:
