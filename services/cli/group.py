@@ -1,7 +1,10 @@
 """The `cra` command: its groups, its exit codes, and commands of other extras."""
 
 import ast
+import functools
 import importlib.util
+import os
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final
@@ -115,10 +118,29 @@ def cra(context: click.Context, env_file: Path | None) -> None:
             context.with_resource(tracing.span(f"cra {context.invoked_subcommand}", ""))
 
 
+def _taking_utf8(command: click.Command) -> click.Command:
+    """Have a command, and those below it, refuse texts that are no UTF-8; a Path may be none."""
+    for one in command.params:
+        one.callback = functools.partial(_check_utf8, one.callback)
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        _taking_utf8(below)
+    return command
+
+
+def _check_utf8(
+    then: Callable[..., Any] | None, context: click.Context, one: click.Parameter, value: Any
+) -> Any:
+    for text in value if isinstance(value, tuple) else (value,):
+        if isinstance(text, str) and text != text.encode(errors="replace").decode():
+            # Bytes that are no UTF-8 stand in an argument as surrogates.
+            raise click.BadParameter(f"{os.fsencode(text)!r} is no UTF-8", context, one)
+    return then(context, one, value) if then else value
+
+
 for _command in (
     completion, doctor, failures, index, keys, put, reconcile, releases, search, status, trace,
 ):  # fmt: skip
-    cra.add_command(_command)
+    cra.add_command(_taking_utf8(_command))
 
 
 def _load(name: str) -> click.Command:
@@ -132,7 +154,7 @@ def _load(name: str) -> click.Command:
             callback=lambda **_: _lacks(name, problem),
             context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
         )
-    return command
+    return _taking_utf8(command)
 
 
 def _docstring(point: EntryPoint) -> str:

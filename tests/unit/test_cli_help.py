@@ -100,6 +100,39 @@ def test_a_number_out_of_range_is_refused_by_its_option(option: str, value: str)
     assert f"'{option}': {float(value)} is not in the range" in done.output
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["search", "\udcff\udcfe"], r"'[TEXT]': b'\xff\xfe'"),
+        (["search", "--like", "images/\udcff"], r"'--like': b'images/\xff'"),
+        (["search", "红", "--more", "雪", "--more", "\udcff"], r"'--more': b'\xff'"),
+        (["search", "红", "--meta", "a=\udcff"], r"'--meta': b'a=\xff'"),
+        (["put", str(ROOT), "--prefix", "\udcff"], r"'--prefix': b'\xff'"),
+        (["releases", "activate", "\udcff"], r"'NAME': b'\xff'"),
+        (["train", str(ROOT), "--label", "\udcff"], r"'--label': b'\xff'"),
+    ],
+)
+def test_an_argument_that_is_no_utf_8_is_refused_by_its_name(words: list[str], told: str) -> None:
+    """A wrong command line, and not a codec's complaint midway, whichever command it is.
+
+    Break: no `_taking_utf8` around the commands, or not in `_load`.
+    """
+    done = CliRunner().invoke(cra, words)
+    assert done.exit_code == 2, done.output
+    assert f"Invalid value for {told} is no UTF-8" in done.output
+
+
+def test_a_path_may_be_no_utf_8(tmp_path: Path) -> None:
+    """Paths are bytes: a picture to search by needs no name that is a text.
+
+    Break: check `str(text)`, whatever it is, in `_check_utf8`.
+    """
+    file = tmp_path / "\udcff.jpg"
+    file.write_bytes(b"x")
+    env = {"CRA_GATEWAY_TARGET": "ipv4:127.0.0.1:1"}
+    assert CliRunner().invoke(cra, ["search", "--image", str(file)], env=env).exit_code == 3
+
+
 @pytest.mark.parametrize("left", [1, 30, 90])
 def test_ctrl_c_while_it_is_imported_ends_it_quietly(left: int) -> None:
     """Exit code 130 and not a word, however much of `cra` is there; later it is as ever.
