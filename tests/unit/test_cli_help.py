@@ -133,6 +133,23 @@ def test_a_path_may_be_no_utf_8(tmp_path: Path) -> None:
     assert CliRunner().invoke(cra, ["search", "--image", str(file)], env=env).exit_code == 3
 
 
+def test_without_its_extra_it_says_what_to_install() -> None:
+    """The package alone has a `cra`, and nothing that it needs.
+
+    Break: import the group outside of `try` in `main`.
+    """
+    code = (
+        "import sys; sys.modules['click'] = None; "
+        "from cra.services.cli.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("pip install 'cra[cli]'")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("left", [1, 30, 90])
 def test_ctrl_c_while_it_is_imported_ends_it_quietly(left: int) -> None:
     """Exit code 130 and not a word, however much of `cra` is there; later it is as ever.
