@@ -1,6 +1,7 @@
 """`cra releases`: publish text towers, choose the active one, compare two on the live index."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -156,7 +157,14 @@ def remove(settings: Settings, name: str, yes: bool, as_json: bool) -> None:
     store = S3ReleaseStore(settings)
     store.manifest(name)  # a name that is none is told before anything is asked
     if not yes:
-        click.confirm(f"remove {name} from {settings.releases_bucket}?", abort=True, err=True)
+        try:
+            agreed = click.confirm(f"remove {name} from {settings.releases_bucket}?", err=True)
+        except click.Abort:
+            if sys.stdin.isatty():  # Ctrl-C or Ctrl-D
+                raise
+            raise click.UsageError("nobody is there to be asked: give --yes") from None
+        if not agreed:
+            raise click.Abort
     store.remove(name)
     if as_json:
         print_json({"name": name, "bucket": settings.releases_bucket})

@@ -150,6 +150,29 @@ def test_without_its_extra_it_says_what_to_install() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_what_has_to_be_agreed_to_says_how_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With nobody there to be asked the option is named; whoever answers no has said so.
+
+    Break: `abort=True` in the question of `releases remove`.
+    """
+
+    class Store:
+        def __init__(self, *_: object) -> None: ...
+
+        def manifest(self, name: str) -> None: ...
+
+    monkeypatch.setattr("cra.services.cli.releases.S3ReleaseStore", Store)
+    command = ["releases", "remove", "halls-0a1b2c3d"]
+    done = CliRunner().invoke(cra, command, input="")
+    assert done.exit_code == 2
+    assert "give --yes" in done.output
+    refused = CliRunner().invoke(cra, command, input="n\n")
+    assert refused.exit_code == 1
+    assert "--yes" not in refused.output
+
+
 @pytest.mark.parametrize("left", [1, 30, 90])
 def test_ctrl_c_while_it_is_imported_ends_it_quietly(left: int) -> None:
     """Exit code 130 and not a word, however much of `cra` is there; later it is as ever.
