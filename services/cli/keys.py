@@ -33,9 +33,14 @@ def keys(context: click.Context, file: Path | None) -> None:
     """
     settings = context.find_object(Settings)
     named = settings.api_keys_file if settings else ""
-    if file is None and not named:
+    context.obj = file or (Path(named) if named else None)
+
+
+def _given(file: Path | None) -> Path:
+    """Return the file of keys; asked for by each command, so that the help of none needs one."""
+    if file is None:
         raise click.UsageError("give --file, or set CRA_API_KEYS_FILE")
-    context.obj = file or Path(named)
+    return file
 
 
 @keys.command(epilog=examples("cra keys add shop --bucket images --rate 20 --burst 40"))
@@ -51,9 +56,10 @@ def keys(context: click.Context, file: Path | None) -> None:
 @click.option("--burst", type=int, help="Searches at once after a pause; those of a second.")
 @click.pass_obj
 def add(
-    file: Path, name: str, buckets: tuple[str, ...], rate: float | None, burst: int | None
+    file: Path | None, name: str, buckets: tuple[str, ...], rate: float | None, burst: int | None
 ) -> None:
     """Make a key and print it, this one time; the file keeps only its digest."""
+    file = _given(file)
     if burst is not None and rate is None:
         raise click.UsageError("--burst has no effect without --rate")
     secret = new_key()
@@ -75,9 +81,9 @@ def add(
 @keys.command("list", epilog=examples("cra keys list --json"))
 @as_json
 @click.pass_obj
-def list_(file: Path, as_json: bool) -> None:
+def list_(file: Path | None, as_json: bool) -> None:
     """List the keys: what they may do, not what they are."""
-    found = read_keys(file)
+    found = read_keys(_given(file))
     if as_json:
         click.echo(json.dumps([key.model_dump(exclude={"sha256"}) for key in found]))
         return
@@ -91,8 +97,9 @@ def list_(file: Path, as_json: bool) -> None:
 @keys.command(epilog=examples("cra keys revoke shop"))
 @click.argument("name")
 @click.pass_obj
-def revoke(file: Path, name: str) -> None:
+def revoke(file: Path | None, name: str) -> None:
     """Take a key out of the file."""
+    file = _given(file)
 
     def without(there: tuple[ApiKey, ...]) -> Iterable[ApiKey]:
         if name not in {one.name for one in there}:

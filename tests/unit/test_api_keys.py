@@ -107,6 +107,19 @@ def test_changes_at_once_do_not_undo_each_other(file: Path) -> None:
     assert {key.name for key in read_keys(file)} == {f"n{number}" for number in range(20)}
 
 
+def test_the_help_needs_no_file() -> None:
+    """How a command is called is asked before there is a file of keys; what it does needs one.
+
+    Break: ask for the file in `keys`.
+    """
+    for command in ("add", "list", "revoke"):
+        done = CliRunner().invoke(group.cra, ["keys", command, "--help"])
+        assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(group.cra, ["keys", "list"])
+    assert done.exit_code == 2
+    assert "give --file, or set CRA_API_KEYS_FILE" in done.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
