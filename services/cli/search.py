@@ -19,6 +19,7 @@ from cra.shared.settings import Settings
 
 PAGE: Final = 200
 """The most hits on one page."""
+LOCAL: Final = "local time unless it names a zone, as 2026-05-01T08:30Z does."
 
 
 @click.command(
@@ -65,9 +66,13 @@ PAGE: Final = 200
     help="Only this bucket; may be repeated.",
 )
 @click.option("--prefix", default="", help="Only keys that begin with this.")
-@metadata_option("Only images with this metadata.")
-@click.option("--after", type=Moment(), help="Only what was indexed at this time or later.")
-@click.option("--before", type=Moment(), help="Only what was indexed before this time.")
+@metadata_option(
+    "Only images with this metadata; may be repeated: any of the values of one name, every name."
+)
+@click.option(
+    "--after", type=Moment(), help=f"Only what was indexed at this time or later; {LOCAL}"
+)
+@click.option("--before", type=Moment(), help=f"Only what was indexed before this time; {LOCAL}")
 @click.option("--release", default="", help="Text release that answers; `base`: the model's own.")
 @click.option("--url", "include_url", is_flag=True, help="Print a signed URL of each hit.")
 @click.option(
