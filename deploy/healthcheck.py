@@ -7,6 +7,7 @@ this file. Under TLS a server's certificate must name the host of the service's 
 `CRA_GATEWAY_TARGET`.
 """
 
+import argparse
 import sys
 import time
 import urllib.request
@@ -38,11 +39,7 @@ def is_serving(port: int, settings: Settings, name: str = "") -> bool:
     """
     if port == settings.web_port:
         return _answers(f"http://127.0.0.1:{port}/{'healthz' if name == LIVENESS else 'readyz'}")
-    service, target = {
-        settings.gateway_port: ("cra.search.v1.SearchService", settings.gateway_target),
-        settings.embedding_port: ("cra.embedding.v1.EmbeddingService", settings.embedding_target),
-        settings.ingest_port: ("cra.ingest.v1.IngestService", settings.ingest_target),
-    }[port]
+    service, target = _services(settings)[port]
     with rpc.open_channel(
         f"ipv4:127.0.0.1:{port}",
         service,
@@ -57,6 +54,15 @@ def is_serving(port: int, settings: Settings, name: str = "") -> bool:
             full = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             return full and name == LIVENESS
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _services(settings: Settings) -> dict[int, tuple[str, str]]:
+    """Return the name and the target of each gRPC service by its port."""
+    return {
+        settings.gateway_port: ("cra.search.v1.SearchService", settings.gateway_target),
+        settings.embedding_port: ("cra.embedding.v1.EmbeddingService", settings.embedding_target),
+        settings.ingest_port: ("cra.ingest.v1.IngestService", settings.ingest_target),
+    }
 
 
 def _answers(url: str) -> bool:
@@ -74,10 +80,17 @@ def beats(file: Path) -> bool:
 
 def main() -> None:
     """Ask once."""
-    *options, asked = sys.argv[1:]
-    if not asked.isdigit():
-        sys.exit(not beats(Path(asked)))
-    sys.exit(not is_serving(int(asked), Settings.load(), LIVENESS if options else ""))
+    parser = argparse.ArgumentParser(description="Ask whether a part of the stack is ready.")
+    parser.add_argument("--works", action="store_true", help="whether it works itself")
+    parser.add_argument("asked", metavar="PORT|FILE", help="of a server, or which it touches")
+    options = parser.parse_args()
+    if not options.asked.isdigit():
+        sys.exit(not beats(Path(options.asked)))
+    settings, port = Settings.load(), int(options.asked)
+    known = [*_services(settings), settings.web_port]
+    if port not in known:
+        parser.error(f"port {port} is none of our servers': {', '.join(map(str, known))}")
+    sys.exit(not is_serving(port, settings, LIVENESS if options.works else ""))
 
 
 if __name__ == "__main__":
