@@ -136,7 +136,7 @@ def await_ready(local: LocalSettings) -> Settings:
 
 
 def down(local: LocalSettings | None = None) -> bool:
-    """Stop the stack and wait until all of it is gone; False if none was up.
+    """Stop the stack, or what is left of it, and wait until all is gone; False if nothing was up.
 
     Raises:
         StackError: it does not end.
@@ -146,10 +146,11 @@ def down(local: LocalSettings | None = None) -> bool:
     file = StateFile(local.data)
     state = file.running()
     if state is None:
-        for name in file.kill_leftovers():
+        left = file.kill_leftovers()
+        for name in left:
             print(f"stopped {name}, left over from a stack that was killed")
         file.clear()
-        return False
+        return bool(left)
     os.kill(state.pid, signal.SIGTERM)
     began = time.monotonic()
     line = readiness.Line()
@@ -169,9 +170,12 @@ def down(local: LocalSettings | None = None) -> bool:
 def status() -> bool:
     """Print the state of each part; True if all are up and ready."""
     _, local = environment.load()
-    state = StateFile(local.data).running()
+    file = StateFile(local.data)
+    state = file.running()
     if state is None:
-        print(f"no stack is up in {local.data}")
+        left = ", ".join(f"{part.name} (pid {part.pid})" for part in file.leftovers())
+        gone = f"the runner in {local.data} was killed, and left {left}; `make down` stops them"
+        print(gone if left else f"no stack is up in {local.data}")
         return False
     settings = environment.join(local)
     _, local = environment.load()  # with the ports of the stack that is up, wherever they were set

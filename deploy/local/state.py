@@ -80,14 +80,18 @@ class StateFile:
         """Forget the state."""
         self._file.unlink(missing_ok=True)
 
-    def kill_leftovers(self) -> list[str]:
-        """Kill what a stack left behind that was itself killed; return the names."""
+    def leftovers(self) -> list[PartState]:
+        """Return what still runs of a stack that was itself killed."""
         state = self.read()
-        left = [
+        return [
             part
             for part in (state.parts if state else [])
             if part.pid is not None and is_alive(part.pid, part.birth)
         ]
+
+    def kill_leftovers(self) -> list[str]:
+        """Kill what a stack left behind that was itself killed; return the names."""
+        left = self.leftovers()
         for part in left:
             kill_group(part.pid or 0)
         return [part.name for part in left]

@@ -1,5 +1,6 @@
 """The runner of the local stack, on real processes that misbehave."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cra.shared.server import CANNOT_START
+from deploy import stack
 from deploy.healthcheck import beats
 from deploy.local.parts import Part
 from deploy.local.runner import Runner, tail
@@ -233,6 +235,39 @@ def test_leftovers_of_a_killed_stack_are_found_and_killed(tmp_path: Path) -> Non
     assert file.running() is None
     assert file.kill_leftovers() == ["part"]
     assert gone(process.pid)
+
+
+def test_what_a_killed_runner_left_is_shown_and_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make status` says that the runner is gone and what is left; `make down` says what it stops.
+
+    Break: `return False` for leftovers in `down`, or no `leftovers` in `status`.
+    """
+    monkeypatch.setattr(os, "environ", {**os.environ, "CRA_DATA_DIR": str(tmp_path)})
+    process = subprocess.Popen([sys.executable, "-c", SLEEPER], start_new_session=True)
+    threading.Thread(target=process.wait).start()
+    file = StateFile(tmp_path)
+    assert file.acquire()
+    left = PartState("part", "running", process.pid, birth_of(process.pid), 1, 0.0)
+    file.write(StackState(2**22 - 1, "1", [left]))
+
+    def said(command: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["stack", command])
+        with contextlib.suppress(SystemExit):
+            stack.main()
+        return capsys.readouterr().out
+
+    told = said("status")
+    alive = not gone(process.pid)
+    stopped = said("down")
+    assert alive
+    assert f"was killed, and left part (pid {process.pid}); `make down` stops them" in told
+    assert "stopped part, left over" in stopped
+    assert "no stack was up" not in stopped
+    assert gone(process.pid)
+    assert said("down") == "no stack was up\n"
+    assert said("status").startswith("no stack is up in ")
 
 
 def test_another_process_with_a_leftover_s_pid_is_left_alone() -> None:
