@@ -73,6 +73,8 @@ def up() -> None:
     )
     runner.say(f"logs are kept in {local.data / 'logs'}; for `cra` in another shell:")
     runner.say(f"    export CRA_ENV_FILE={published}")
+    if lacking := _lacks_key(settings):
+        runner.say(lacking)
     runner.start()
     watcher.start()
     runner.wait()
@@ -96,12 +98,14 @@ def launch() -> LocalSettings:
     """Start the stack in the background; `await_ready` waits for it.
 
     Raises:
-        StackError: it is up already, or cannot start.
+        StackError: it is up already, cannot start, or would never be ready.
     """
-    _, local = environment.load()
+    settings, local = environment.load()
     file = StateFile(local.data)
     if file.running() is not None:
         raise StackError(_is_up(file, local))
+    if lacking := _lacks_key(settings):  # it would be waited for in vain
+        raise StackError(lacking)
     log = local.data / "logs" / "stack.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
@@ -207,6 +211,16 @@ def _announce(
     runner.settle()
     runner.say(f"everything is ready after {time.monotonic() - began:.0f} s")
     runner.say(f"the search page is at http://127.0.0.1:{settings.web_port}")
+
+
+def _lacks_key(settings: Settings) -> str:
+    """Return that the search page has no key to show the gateway; empty if it needs none."""
+    if not settings.api_keys_file or settings.api_key.get_secret_value():
+        return ""
+    return (
+        "the search page needs CRA_API_KEY, a key of CRA_API_KEYS_FILE (`cra keys add`): the "
+        "gateway refuses its searches, and it does not become ready"
+    )
 
 
 def _is_up(file: StateFile, local: LocalSettings) -> str:

@@ -35,8 +35,9 @@ from cra.shared.errors import (
 from cra.shared.settings import Settings
 
 _CREDENTIALS = (
-    "Credentials are settings, which --env-file or CRA_ENV_FILE reads from a file; "
-    "the local stack's is .data/run/stack.env"
+    "Credentials are settings: CRA_API_KEY for searches, CRA_SERVICE_TOKEN for embedding and "
+    "ingest, CRA_S3_ACCESS_KEY and CRA_S3_SECRET_KEY for the object store. --env-file or "
+    "CRA_ENV_FILE reads them from a file; the local stack's is .data/run/stack.env"
 )
 
 _WITHOUT_SETTINGS: Final = {"completion", "doctor"}

@@ -10,13 +10,13 @@ import pytest
 from tests.servers import NO_METRICS, ROOT, free_ports
 
 
-def up(data: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+def up(data: Path, *options: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run `make up` in a data folder, on free ports, until it ends by itself."""
     names = ("GATEWAY", "EMBEDDING", "INGEST", "EVENTS", "S3", "MILVUS", "REDIS")
     ports = zip(names, map(str, free_ports(len(names))), strict=True)
     others = {name: value for name, value in os.environ.items() if not name.startswith("CRA_")}
     return subprocess.run(
-        [sys.executable, "-m", "deploy.stack", "up"],
+        [sys.executable, "-m", "deploy.stack", "up", *options],
         cwd=ROOT,
         env={
             **others,
@@ -44,6 +44,18 @@ def test_a_bad_setting_is_one_line(name: str, value: str, tmp_path: Path) -> Non
     assert done.stderr.startswith(f"{name}: ")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run" / "stack.json").exists()
+
+
+def test_a_page_without_a_key_is_not_waited_for(tmp_path: Path) -> None:
+    """Where the gateway asks for keys the page has to have one, or it is never ready.
+
+    Break: no `_lacks_key` in `launch`.
+    """
+    keys = tmp_path / "keys.json"
+    keys.write_text("{}")
+    done = up(tmp_path, "--detach", CRA_API_KEYS_FILE=str(keys))
+    assert done.returncode == 1
+    assert "the search page needs CRA_API_KEY" in done.stderr
 
 
 def test_a_model_that_is_missing_stops_the_stack(tmp_path: Path) -> None:

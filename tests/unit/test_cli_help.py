@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from cra.services.cli.completion import SHELLS
 from cra.services.cli.group import cra
+from cra.shared.errors import UnauthenticatedError
 from tests.cra_lines import check_line, commands, words_of
 from tests.servers import ROOT, free_ports
 
@@ -171,6 +172,22 @@ def test_what_has_to_be_agreed_to_says_how_without_a_terminal(
     refused = CliRunner().invoke(cra, command, input="n\n")
     assert refused.exit_code == 1
     assert "--yes" not in refused.output
+
+
+def test_refused_credentials_name_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who searches without a key is told of CRA_API_KEY.
+
+    Break: name none in `_CREDENTIALS`.
+    """
+
+    def refuse(*_: object) -> None:
+        raise UnauthenticatedError("a valid API key is needed")
+
+    monkeypatch.setattr("cra.services.cli.search.SearchClient.of", refuse)
+    done = CliRunner().invoke(cra, ["search", "红"])
+    assert done.exit_code == 1
+    assert "a valid API key is needed. " in done.output
+    assert "CRA_API_KEY for searches" in done.output
 
 
 @pytest.mark.parametrize("left", [1, 30, 90])
