@@ -109,10 +109,15 @@ class Pointer(Choice):
     """What `rolled_back` returns to, the newest last."""
 
     def activated(self, release: str, image_tower: str) -> Self:
-        """Return the pointer after choosing a release; itself if that is active already."""
+        """Return the pointer after choosing a release; itself if that is active already.
+
+        Where it named no image tower it names this one from then on. That is the same choice: a
+        rollback has no reason to return to it without.
+        """
         if (self.release, self.image_tower) == (release, image_tower):
             return self
-        history = (*self.history, self.choice)[-MAX_HISTORY:]
+        same = self.release == release and not self.image_tower
+        history = self.history if same else (*self.history, self.choice)[-MAX_HISTORY:]
         return self._changed(Choice(release=release, image_tower=image_tower), history)
 
     def rolled_back(self) -> Self:

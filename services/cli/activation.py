@@ -79,7 +79,7 @@ def activate(
         real = choice.release or replicas.any.base_release
         before = _answering(store, towers)
         moves = before.image_tower != choice.image_tower
-        told: dict[str, Any] = {}
+        told: dict[str, Any] = {"changed": moves or before.release != choice.release}
         if moves:
             images = count_images(settings, before.image_tower, choice.image_tower)
             told["images"] = dataclasses.asdict(images)
@@ -167,6 +167,9 @@ def _report(
         return
     if "images" in told:
         out.print("images: {before} before, {after} after".format(**told["images"]))
+    if not told.get("changed", True):
+        out.print(f"{name} was active already; what answers is unchanged")
+        return
     where = f", of the image tower {replicas.fingerprint}," if moved else ""
     if wait:
         on = f"{count} replica{'s'[: count - 1]}"

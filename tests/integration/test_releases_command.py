@@ -35,7 +35,12 @@ def cli_json(world: World, *arguments: str) -> Any:
 
 
 def test_the_command_activates_and_rolls_back(world: World) -> None:
-    """`cra releases activate` returns once every replica follows, and says how long that took."""
+    """`cra releases activate` returns once every replica follows, and says how long that took.
+
+    What is active already is no change, and nothing that a rollback returns to.
+
+    Break: add to the history whatever differs in `Pointer.activated`.
+    """
     chosen = world.releases[0].name
     said = cli_json(world, "activate", chosen)
     assert (said["release"], said["replicas"]) == (chosen, 2)
@@ -50,6 +55,16 @@ def test_the_command_activates_and_rolls_back(world: World) -> None:
     assert cli_json(world, "rollback")["release"] == chosen
     assert cli_json(world, "rollback")["release"] == world.base
     assert world.active() == {world.base}
+    again = cli_json(world, "activate", "base")
+    assert not again["changed"]
+    assert "was active already" in cli(world, "activate", "base").stdout
+    assert cli_json(world, "activate", chosen)["changed"]
+    before = world.store.pointer()
+    assert "was active already" in cli(world, "activate", chosen).stdout
+    assert world.store.pointer() == before
+    # From a release to what was active before it, and not from the base to the base.
+    assert cli_json(world, "rollback")["release"] == world.base
+    assert "no release was active before" in cli(world, "rollback").stderr
     assert chosen in cli(world, "list").stdout
     missing = cli(world, "activate", "none-00000000")
     assert (missing.returncode, "none-00000000" in missing.stderr) == (1, True)
