@@ -24,8 +24,9 @@ class Line:
         self.woken: list[int] = []
         self.line_is_down = self.broker_is_down = False
 
-    def add(self, refs: Sequence[ObjectRef]) -> int:
+    def add(self, refs: Sequence[ObjectRef], *, changed: bool = False) -> int:
         """Put objects in line."""
+        assert changed, "an event tells of an object that is no longer what it was"
         self.ping()
         self.refs += refs
         return len(refs)
