@@ -21,6 +21,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from cra.shared import errors, tracing
+from cra.shared.limits import HEADER
 from cra.shared.tls import ClientTls
 
 MAX_MESSAGE_BYTES: Final = {
@@ -432,7 +433,7 @@ def open_channel(
         FailedPreconditionError: a file of `tls` cannot be read or does not hold what it should.
         UnauthenticatedError: no header can hold the token.
     """
-    if not re.fullmatch("[!-~]*", token):
+    if not re.fullmatch(HEADER, token):
         raise errors.UnauthenticatedError(
             "the key or token cannot stand in a header: it may have only visible ASCII characters"
         )

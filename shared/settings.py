@@ -16,11 +16,12 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cra.shared.errors import FailedPreconditionError
+from cra.shared.limits import HEADER
 from cra.shared.tls import ClientTls, ServerTls
 
 
 def _check_token(token: SecretStr) -> SecretStr:
-    if not re.fullmatch("[!-~]*", token.get_secret_value()):
+    if not re.fullmatch(HEADER, token.get_secret_value()):
         raise ValueError("only visible ASCII characters can stand in a header")
     return token
 

@@ -11,6 +11,8 @@ def main() -> None:
     try:
         from cra.services.cli.group import cra  # noqa: PLC0415  see above
     except ModuleNotFoundError as error:  # the package alone is a client's
+        if (error.name or "").startswith("cra."):
+            raise  # a fault of ours
         sys.exit(f"`cra` needs more than is installed ({error}): pip install 'cra[cli]'")
     cra()
 

@@ -250,8 +250,9 @@ def put_all(
     """
     began = time.monotonic()
     stop = stop or threading.Event()
-    failed = [(one, problem) for one in uploads if (problem := key_problem(one.key))]
-    uploads = [one for one in uploads if not key_problem(one.key)]
+    problems = {one: key_problem(one.key) for one in uploads}
+    failed = [(one, problem) for one, problem in problems.items() if problem]
+    uploads = [one for one, problem in problems.items() if not problem]
     held = {} if force else held_objects(client, bucket, uploads, stop)
     put = _Putter(client, bucket, metadata, held, stop)
     summary = Summary(failed=failed, left=len(uploads))

@@ -13,12 +13,7 @@ import structlog
 from cra.services.ingest import metrics
 from cra.services.ingest.ledger import Failure
 from cra.shared import tracing
-from cra.shared.domain import (
-    ImageRecord,
-    IndexedImage,
-    ObjectDetails,
-    ObjectRef,
-)
+from cra.shared.domain import ImageRecord, IndexedImage, ObjectDetails, ObjectRef
 from cra.shared.errors import (
     DeadlineExceededError,
     FailedPreconditionError,

@@ -34,7 +34,7 @@ LONGEST_TASK: Final = 10.0
 ATTEMPT_SECONDS: Final = 20.0
 """Seconds within which it has to be found out which objects of a claim fail."""
 LONGEST_RECONCILE: Final = 6 * 3600.0
-"""Seconds; one that takes longer hangs. Of a million objects it is minutes."""
+"""Seconds after which one is taken for one that hangs, and is killed."""
 LAST_WAITS: Final = 40.0
 """Seconds for the object that is read last, which may be silent, and for what comes after a batch.
 """
@@ -328,6 +328,7 @@ def reconcile(ledger: Ledger, reconciler: Reconciler, settings: Settings) -> boo
 
     Raises:
         AbortedError: more of the index than allowed would go.
+        CraError: a part that is needed does not answer.
     """
     if not ledger.begin_reconcile():
         return False
